@@ -1,0 +1,86 @@
+"""The error tree of mdp.
+
+    MdpError                      exit 1
+    ├── ConfigError               exit 2   a key, a value or a combination in the configuration
+    ├── UsageError                exit 2   a wrong invocation
+    ├── DatasetError              exit 1   a file that cannot be read as described
+    ├── PoisonRecord              a record that cannot be an event; carries the reason
+    ├── MissingExtra              exit 1   an optional package is not installed
+    ├── EmbeddedError             exit 1   the managed local Redis or PostgreSQL
+    ├── BusError                  exit 1
+    │   └── BusUnavailable        retriable
+    └── StoreError                exit 1
+        ├── StoreUnavailable      retriable
+        ├── SchemaOutOfDate       exit 1
+        └── Fenced                a newer owner holds the partition: drop the state and stop
+
+Drivers translate their library's errors at the edge, so callers catch only these. Every message is one
+sentence that says what is wrong and what to do next.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MdpError(Exception):
+    """Something mdp can explain in one sentence."""
+
+    exit_code: ClassVar[int] = 1
+    retriable: ClassVar[bool] = False
+
+
+class ConfigError(MdpError):
+    """The configuration is wrong; the message names the file, the key and the fix."""
+
+    exit_code = 2
+
+
+class UsageError(MdpError):
+    """The command line is wrong; the message names the option and the fix."""
+
+    exit_code = 2
+
+
+class DatasetError(MdpError):
+    """A dataset cannot be read as described; the message names the file, the row and the fix."""
+
+
+class PoisonRecord(MdpError):
+    """A record that can never become an event, whatever is retried. ``str(error)`` is the reason."""
+
+
+class MissingExtra(MdpError):
+    """An optional package is needed; the message is the exact ``pip install`` line."""
+
+
+class EmbeddedError(MdpError):
+    """The managed local Redis or PostgreSQL cannot be started or stopped."""
+
+
+class BusError(MdpError):
+    """The bus refused a command for good."""
+
+
+class BusUnavailable(BusError):
+    """The bus cannot be reached now; the same call may succeed later."""
+
+    retriable = True
+
+
+class StoreError(MdpError):
+    """The store refused a command for good."""
+
+
+class StoreUnavailable(StoreError):
+    """The store cannot be reached now; the same call may succeed later."""
+
+    retriable = True
+
+
+class SchemaOutOfDate(StoreError):
+    """The database schema is not the one this version needs."""
+
+
+class Fenced(StoreError):
+    """A newer epoch owns the partition, so this worker may write nothing more for it."""

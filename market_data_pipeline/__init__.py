@@ -1,0 +1,1 @@
+"""Everything that moves: buses, producers, windows, consumers and the command line."""

@@ -1,0 +1,1 @@
+"""The bus: one contract, several drivers."""
