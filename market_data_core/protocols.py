@@ -1,0 +1,114 @@
+"""What the pipeline and the store say to each other, and the seams others may fill.
+
+A consumer owns a partition by a :class:`Claim`. What it has to keep travels in one :class:`Flush`, which the
+store applies in one transaction or not at all (ARCHITECTURE, section 5 of the design; docs/concepts.md).
+Offsets are text here, as the bus writes them: the store keeps them and never compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from market_data_core.batch import BarBatch, EventBatch
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far one lane of a partition is handled.
+
+    ``watermark``: event time in ns; every window that ended at or before it, with records up to
+    ``read_offset``, is stored. ``restart_offset``: the first record of any window still open.
+    ``dedupe_offset``: the first record whose id must be remembered; reading resumes there.
+    """
+
+    lane: str
+    watermark: int
+    read_offset: str
+    restart_offset: str
+    dedupe_offset: str
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxRecord:
+    """A record to publish after the commit that wrote it; ``id`` is its row."""
+
+    id: int
+    topic: str
+    partition: int
+    key: str
+    lane: str | None
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Ownership of one partition at one epoch, with what the owner before left."""
+
+    topic: str
+    group: str
+    partition: int
+    epoch: int
+    owner: str
+    positions: dict[str, Position]
+    outbox: list[OutboxRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneFlush:
+    """What one lane closed, and the late events that amend what it closed before.
+
+    ``force``: the bars replace stored ones even when made of fewer events.
+    """
+
+    lane: str
+    closed: BarBatch
+    late: EventBatch
+    window_ns: int
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """One transaction of a consumer on one partition.
+
+    ``positions`` holds every lane that is alive; ``forget`` the lanes whose rows are to be deleted;
+    ``published`` the outbox rows that are on the bus by now.
+    """
+
+    claim: Claim
+    lanes: Sequence[LaneFlush]
+    positions: Sequence[Position]
+    forget: Sequence[str] = ()
+    published: Sequence[int] = ()
+    bars_topic: str = "mdp.bars"
+    dead_letter_topic: str = "mdp.events.dlq"
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a flush did. ``bars``: inserted or changed, with their revisions. ``refused``: closed bars that
+    stored ones of more events kept out. ``unchanged``: closed bars equal to the stored ones. ``amended``: stored
+    bars that late events changed. ``stale``: late events whose bar another writer has rewritten since; they are
+    in the outbox for the dead letter topic. ``rejected``: rows the database would not take, with the reason."""
+
+    bars: BarBatch
+    outbox: list[OutboxRecord]
+    refused: int = 0
+    unchanged: int = 0
+    amended: int = 0
+    stale: int = 0
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+
+
+class BarSink(Protocol):
+    """Where a consumer keeps its results: the store, or a fake of one transaction in a test."""
+
+    async def claim(self, topic: str, group: str, partition: int, owner: str) -> Claim:
+        """Raise the partition's epoch and make it ``owner``'s."""
+        ...
+
+    async def commit(self, flush: Flush) -> Committed:
+        """Apply ``flush`` whole, or raise: Fenced when a newer epoch exists, StoreUnavailable to try again."""
+        ...
