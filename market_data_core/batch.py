@@ -155,7 +155,19 @@ class BarBatch(_Columns):
 
     def bars(self) -> list[Bar]:
         """The rows, one object each: for people and tests, not for the hot path."""
-        names = ("ts", "open", "high", "low", "close", "volume", "vwap", "n_events", "first_ts", "last_ts", "revision")
+        names = (
+            "ts",
+            "open",
+            "high",
+            "low",
+            "close",
+            "volume",
+            "vwap",
+            "n_events",
+            "first_ts",
+            "last_ts",
+            "revision",
+        )
         columns = [getattr(self, name).tolist() for name in names]
         out = []
         for code, ts, o, h, low, c, v, vwap, *rest in zip(self.code.tolist(), *columns, strict=True):

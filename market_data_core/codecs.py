@@ -1,0 +1,425 @@
+"""Records to columns and back.
+
+:class:`EventDecoder` turns many bus records, JSON, msgpack and frames mixed, straight into one
+:class:`EventBatch`. The fast path takes the whole batch; only when something in it is wrong does the slow path look
+at each record, to find the poison and its reason, and then takes the rest the fast way again.
+
+``event_id`` on the wire must be ``provider|symbol|src_ts|seq`` with ``src_ts`` as written in the event (or in
+canonical form); identity inside mdp is that tuple, so a record whose id says something else is poison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Final, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from market_data_core import frames
+from market_data_core.batch import EventBatch
+from market_data_core.errors import PoisonRecord
+from market_data_core.events import (
+    EVENT_VERSION,
+    KINDS,
+    MAX_NOTIONAL,
+    MAX_PRICE,
+    MAX_VOLUME,
+    Series,
+    StreamEvent,
+    format_interval,
+    parse_interval,
+)
+from market_data_core.frames import (
+    decode_bars,
+    encode_bars,
+    encode_end_of_lane,
+    encode_frame,
+)
+from market_data_core.times import format_time, format_times, parse_time, parse_times
+
+__all__ = [
+    "Codec",
+    "DeadLetter",
+    "Decoded",
+    "EventDecoder",
+    "decode_bars",
+    "decode_dead_letter",
+    "encode_bars",
+    "encode_dead_letter",
+    "encode_end_of_lane",
+    "encode_events",
+    "encode_frame",
+    "faults",
+    "format_time",
+    "format_times",
+    "parse_time",
+    "parse_times",
+]
+
+Codec = Literal["json", "msgpack", "frame"]
+
+MAX_NAME: Final = 128
+MAX_SERIES: Final = 200_000
+_Seq = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Wire(msgspec.Struct, gc=False):
+    """One event as JSON or msgpack has it. Unknown fields are ignored, as version 1 allows additions."""
+
+    ver: Literal[1]
+    provider: str
+    symbol: str
+    kind: str
+    interval: str
+    src_ts: str
+    ingest_ts: str
+    o: float
+    h: float
+    l: float
+    c: float
+    v: float
+    seq: _Seq
+    event_id: str
+
+
+@dataclass(slots=True)
+class Decoded:
+    """What a list of records held.
+
+    ``record[i]`` is the index of the record that row ``i`` of ``batch`` came from (None: row ``i`` is record
+    ``i``). ``lanes`` has one entry a record, or is None when no record names a lane. ``ends``: records that end a
+    lane. ``poison``: records that are no events, with the reason.
+    """
+
+    batch: EventBatch
+    record: NDArray[np.int32] | None
+    lanes: list[str | None] | None
+    ends: list[tuple[int, str]] = field(default_factory=list)
+    poison: list[tuple[int, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that was put aside: its original bytes, why, and where it came from. ``at`` in ns UTC."""
+
+    reason: str
+    topic: str
+    partition: int
+    offset: str
+    key: str
+    lane: str | None
+    value: bytes
+    at: int
+
+
+class _DeadLetterWire(msgspec.Struct):
+    ver: Literal[1]
+    reason: str
+    topic: str
+    partition: int
+    offset: str
+    key: str
+    lane: str | None
+    value: bytes
+    at: int
+
+
+_json_one: Callable[[bytes], _Wire] = msgspec.json.Decoder(_Wire).decode
+_msgpack_one: Callable[[bytes], _Wire] = msgspec.msgpack.Decoder(_Wire).decode
+_json_encode = msgspec.json.Encoder().encode
+_msgpack_encode = msgspec.msgpack.Encoder().encode
+_dead_letter = msgspec.msgpack.Decoder(_DeadLetterWire).decode
+_DECODE_ERRORS: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError, ValueError)
+
+
+def encode_dead_letter(letter: DeadLetter) -> bytes:
+    """The record of a dead letter topic."""
+    names = ("reason", "topic", "partition", "offset", "key", "lane", "value", "at")
+    return _msgpack_encode({"ver": 1} | {name: getattr(letter, name) for name in names})
+
+
+def decode_dead_letter(value: bytes) -> DeadLetter:
+    """The inverse of :func:`encode_dead_letter`.
+
+    Raises:
+        PoisonRecord: it is not a dead letter.
+    """
+    try:
+        wire = _dead_letter(value)
+    except _DECODE_ERRORS as error:
+        raise PoisonRecord(f"not a dead letter: {error}") from None
+    return DeadLetter(
+        wire.reason, wire.topic, wire.partition, wire.offset, wire.key, wire.lane, wire.value, wire.at
+    )
+
+
+def encode_events(batch: EventBatch, codec: Literal["json", "msgpack"] = "json") -> list[bytes]:
+    """One record a row."""
+    encode = _json_encode if codec == "json" else _msgpack_encode
+    src, ingest = format_times(batch.src_ts), format_times(batch.ingest_ts)
+    columns = (batch.o, batch.h, batch.l, batch.c, batch.v, batch.seq)
+    out = []
+    rows = zip(batch.code.tolist(), src, ingest, *(c.tolist() for c in columns), strict=True)
+    for code, at, stamp, o, h, low, c, v, seq in rows:
+        provider, symbol, kind, interval = batch.series[code]
+        event_id = f"{provider}|{symbol}|{at}|{seq}"
+        wire = _Wire(1, provider, symbol, kind, interval, at, stamp, o, h, low, c, v, seq, event_id)
+        out.append(encode(wire))
+    return out
+
+
+def faults(batch: EventBatch) -> dict[int, str]:
+    """Rows whose numbers cannot be an event's, with the reason; empty when all are good."""
+    o, h, low, c, v = batch.o, batch.h, batch.l, batch.c, batch.v
+    with np.errstate(invalid="ignore", over="ignore"):
+        good = (np.abs(c) <= MAX_PRICE) & (v >= 0) & (v <= MAX_VOLUME) & (np.abs(c) * v <= MAX_NOTIONAL)
+        if not (o is c and h is c and low is c):
+            good &= (np.abs(h) <= MAX_PRICE) & (np.abs(low) <= MAX_PRICE)
+            good &= (low <= h) & (low <= o) & (o <= h) & (low <= c) & (c <= h)
+            good &= (np.abs(h) * v <= MAX_NOTIONAL) & (np.abs(low) * v <= MAX_NOTIONAL)
+    if good.all():
+        return {}
+    return {i: _fault(*(float(x[i]) for x in (o, h, low, c, v))) for i in np.flatnonzero(~good).tolist()}
+
+
+def _fault(o: float, h: float, low: float, c: float, v: float) -> str:
+    for name, value in zip("ohlcv", (o, h, low, c, v), strict=True):
+        if not np.isfinite(value):
+            return f"{name} is not a finite number"
+    for name, value in zip("ohlc", (o, h, low, c), strict=True):
+        if abs(value) > MAX_PRICE:
+            return f"{name} {value:g} is beyond the largest price {MAX_PRICE:g}"
+    if v < 0:
+        return f"v {v:g} is negative"
+    if v > MAX_VOLUME:
+        return f"v {v:g} is beyond the largest volume {MAX_VOLUME:g}"
+    if low > h:
+        return f"l {low:g} is above h {h:g}"
+    if not (low <= o <= h and low <= c <= h):
+        return f"o {o:g} or c {c:g} is outside of l {low:g} to h {h:g}"
+    return f"price times volume is beyond {MAX_NOTIONAL:g}"
+
+
+def canonical_series(provider: str, symbol: str, kind: str, interval: str) -> Series:
+    """The series with its interval in canonical form.
+
+    Raises:
+        PoisonRecord: a name, the kind or the interval is not acceptable.
+    """
+    for field_name, name in (("provider", provider), ("symbol", symbol)):
+        if not 0 < len(name) <= MAX_NAME:
+            raise PoisonRecord(f"{field_name} must have 1 to {MAX_NAME} characters, not {len(name)}")
+        if "|" in name or not name.isprintable():
+            raise PoisonRecord(f"{field_name} has a '|' or a character that cannot be printed")
+    if kind not in KINDS:
+        raise PoisonRecord(f"kind {kind[:32]!r} is none of {', '.join(KINDS)}")
+    try:
+        return Series(provider, symbol, kind, format_interval(parse_interval(interval[:32])))
+    except ValueError as error:
+        raise PoisonRecord(f"interval {error}") from None
+
+
+class EventDecoder:
+    """Decodes batches of records; names keep their codes from one batch to the next.
+
+    One decoder serves one consumer. ``batch.series`` is the same tuple until a new series appears.
+    """
+
+    def __init__(self) -> None:
+        self._codes: dict[tuple[str, str, str, str], int] = {}
+        self._series: tuple[Series, ...] = ()
+        self._canonical: dict[Series, int] = {}
+
+    def decode(self, values: Sequence[bytes], lanes: list[str | None] | None = None) -> Decoded:
+        """Columns of all events in ``values``, in record order; what is no event is in ``poison``."""
+        if len(self._series) > MAX_SERIES:
+            self.__init__()  # type: ignore[misc]
+        if values and values[0][:1] == b"{":
+            try:
+                return Decoded(self._rows(list(map(_json_one, values))), None, lanes)
+            except _DECODE_ERRORS + (PoisonRecord,):
+                pass
+        return self._mixed(values, lanes)
+
+    def _mixed(self, values: Sequence[bytes], lanes: list[str | None] | None) -> Decoded:
+        out = Decoded(EventBatch.empty(), None, lanes)
+        singles: list[_Wire] = []
+        single_at: list[int] = []
+        parts: list[tuple[EventBatch, NDArray[np.int32]]] = []
+        for index, value in enumerate(values):
+            try:
+                if value[:1] == b"\xc1":
+                    self._frame(index, value, len(values), parts, out)
+                else:
+                    singles.append(_single(value))
+                    single_at.append(index)
+            except _DECODE_ERRORS as error:
+                out.poison.append((index, _reason(error)))
+            except PoisonRecord as error:
+                out.poison.append((index, str(error)))
+        if singles:
+            parts.extend(self._good_rows(singles, single_at, out.poison))
+        out.poison.sort()
+        if len(parts) == 1:
+            out.batch, out.record = parts[0]
+        elif parts:
+            record = np.concatenate([r for _, r in parts])
+            order = np.argsort(record, kind="stable")
+            batches = [_with_series(b, self._series) for b, _ in parts]
+            out.batch, out.record = EventBatch.concat(batches).take(order), record[order]
+        if out.record is None:
+            out.record = np.empty(0, np.int32)
+        return out
+
+    def _frame(
+        self,
+        index: int,
+        value: bytes,
+        count: int,
+        parts: list[tuple[EventBatch, NDArray[np.int32]]],
+        out: Decoded,
+    ) -> None:
+        frame = frames.decode_frame(value)
+        lane: str | None
+        if isinstance(frame, frames._End):
+            lane = frame.lane
+            out.ends.append((index, lane))
+        elif isinstance(frame, frames._Events):
+            lane = frame.lane
+            batch = frames.events_of(frame)
+            bad = faults(batch)
+            if bad:
+                row, reason = next(iter(bad.items()))
+                raise PoisonRecord(f"frame row {row}: {reason}")
+            codes = np.array([self._code(s) for s in batch.series], np.int32)
+            code = codes[batch.code] if len(codes) else batch.code
+            parts.append((_with_series(batch, self._series, code), np.full(len(batch), index, np.int32)))
+        else:
+            raise PoisonRecord("a frame of bars, not of events")
+        if lane is not None:
+            if out.lanes is None:
+                out.lanes = [None] * count
+            out.lanes[index] = lane
+
+    def _good_rows(
+        self, singles: list[_Wire], at: list[int], poison: list[tuple[int, str]]
+    ) -> Iterable[tuple[EventBatch, NDArray[np.int32]]]:
+        """All rows when they are good; else each alone, to find the bad, and then the good ones again."""
+        try:
+            return [(self._rows(singles), np.array(at, np.int32))]
+        except (PoisonRecord, ValueError):
+            good: list[int] = []
+            for i, wire in enumerate(singles):
+                try:
+                    self._rows([wire])
+                    good.append(i)
+                except (PoisonRecord, ValueError) as error:
+                    poison.append((at[i], str(error)))
+            if not good:
+                return []
+            return [(self._rows([singles[i] for i in good]), np.array([at[i] for i in good], np.int32))]
+
+    def _rows(self, rows: list[_Wire]) -> EventBatch:
+        """Columns of decoded events.
+
+        Raises:
+            PoisonRecord, ValueError: some row is wrong.
+        """
+        n = len(rows)
+        keys = [(w.provider, w.symbol, w.kind, w.interval) for w in rows]
+        try:
+            code = np.fromiter(map(self._codes.__getitem__, keys), np.int32, n)
+        except KeyError:
+            code = np.fromiter(map(self._code, keys), np.int32, n)
+        src = [w.src_ts for w in rows]
+        seq = [w.seq for w in rows]
+        ids = [f"{k[0]}|{k[1]}|{t}|{q}" for k, t, q in zip(keys, src, seq, strict=True)]
+        src_ts = parse_times(src)
+        if ids != [w.event_id for w in rows]:
+            self._check_ids(rows, ids, src_ts)
+        batch = EventBatch(
+            series=self._series,
+            code=code,
+            src_ts=src_ts,
+            ingest_ts=parse_times([w.ingest_ts for w in rows]),
+            o=np.fromiter([w.o for w in rows], np.float64, n),
+            h=np.fromiter([w.h for w in rows], np.float64, n),
+            l=np.fromiter([w.l for w in rows], np.float64, n),
+            c=np.fromiter([w.c for w in rows], np.float64, n),
+            v=np.fromiter([w.v for w in rows], np.float64, n),
+            seq=np.array(seq, np.int64),
+        )
+        bad = faults(batch)
+        if bad:
+            raise PoisonRecord(next(iter(bad.values())))
+        return batch
+
+    def _check_ids(self, rows: list[_Wire], ids: list[str], src_ts: NDArray[np.int64]) -> None:
+        for wire, expected, at in zip(rows, ids, src_ts.tolist(), strict=True):
+            canonical = f"{wire.provider}|{wire.symbol}|{format_time(at)}|{wire.seq}"
+            if wire.event_id not in (expected, canonical):
+                raise PoisonRecord(f"event_id {wire.event_id[:100]!r} is not provider|symbol|src_ts|seq")
+
+    def _code(self, key: tuple[str, str, str, str]) -> int:
+        code = self._codes.get(key)
+        if code is None:
+            series = canonical_series(*key)
+            code = self._canonical.setdefault(series, len(self._canonical))
+            if code == len(self._series):
+                self._series = (*self._series, series)
+            self._codes[key] = code
+        return code
+
+
+def _with_series(
+    batch: EventBatch, series: tuple[Series, ...], code: NDArray[np.int32] | None = None
+) -> EventBatch:
+    return EventBatch(
+        series,
+        batch.code if code is None else code,
+        batch.src_ts,
+        batch.ingest_ts,
+        batch.o,
+        batch.h,
+        batch.l,
+        batch.c,
+        batch.v,
+        batch.seq,
+    )
+
+
+def _single(value: bytes) -> _Wire:
+    first = value[0] if value else -1
+    if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
+        return _msgpack_one(value)
+    if first < 0:
+        raise PoisonRecord("the record is empty")
+    if value.lstrip()[:1] != b"{":
+        raise PoisonRecord("neither a JSON object, nor a msgpack map, nor a frame")
+    return _json_one(value)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    text = str(error)
+    if text.endswith("`$.ver`"):
+        return f"ver is not {EVENT_VERSION}: {text}"
+    return text
+
+
+def event_of(value: bytes) -> StreamEvent:
+    """The single event of one JSON or msgpack record, for tools that show or test one.
+
+    Raises:
+        PoisonRecord: with the reason.
+    """
+    decoded = EventDecoder().decode([value])
+    if decoded.poison:
+        raise PoisonRecord(decoded.poison[0][1])
+    if len(decoded.batch) != 1:
+        raise PoisonRecord("a frame, not a single event")
+    return decoded.batch.events()[0]
