@@ -7,9 +7,10 @@ the arrays of a batch it did not make.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class _Columns:
     def take(self, rows: NDArray[Any] | slice) -> Self:
         """The given rows (an index array, a mask or a slice), in that order."""
         columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "series"}  # type: ignore[arg-type]
-        return type(self)(series=self.series, **columns)
+        return cast(Any, type(self))(series=self.series, **columns)  # type: ignore[no-any-return]
 
     @classmethod
     def concat(cls, batches: Sequence[Self]) -> Self:
@@ -53,7 +54,7 @@ class _Columns:
         names = [f.name for f in fields(cls) if f.name not in ("series", "code")]  # type: ignore[arg-type]
         columns = {name: np.concatenate([getattr(b, name) for b in batches]) for name in names}
         series = batches[0].series if shared else tuple(table)
-        return cls(series=series, code=np.concatenate(codes), **columns)  # type: ignore[call-arg]
+        return cast(Any, cls)(series=series, code=np.concatenate(codes), **columns)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,12 +96,16 @@ class EventBatch(_Columns):
             return np.array([getattr(e, name) for e in rows], np.float64)
 
         return cls(
-            tuple(table),
-            np.array(code, np.int32),
-            ints("src_ts"),
-            ints("ingest_ts"),
-            *(floats(name) for name in "ohlcv"),
-            ints("seq"),
+            series=tuple(table),
+            code=np.array(code, np.int32),
+            src_ts=ints("src_ts"),
+            ingest_ts=ints("ingest_ts"),
+            o=floats("o"),
+            h=floats("h"),
+            l=floats("l"),
+            c=floats("c"),
+            v=floats("v"),
+            seq=ints("seq"),
         )
 
     def events(self) -> list[StreamEvent]:
@@ -155,21 +160,15 @@ class BarBatch(_Columns):
 
     def bars(self) -> list[Bar]:
         """The rows, one object each: for people and tests, not for the hot path."""
-        names = (
-            "ts",
-            "open",
-            "high",
-            "low",
-            "close",
-            "volume",
-            "vwap",
-            "n_events",
-            "first_ts",
-            "last_ts",
-            "revision",
-        )
-        columns = [getattr(self, name).tolist() for name in names]
+        first = ("ts", "open", "high", "low", "close", "volume")
+        rest = ("n_events", "first_ts", "last_ts", "revision")
+        columns: list[list[Any]] = [getattr(self, name).tolist() for name in (*first, *rest)]
+        vwaps = [None if math.isnan(v) else v for v in self.vwap.tolist()]
         out = []
-        for code, ts, o, h, low, c, v, vwap, *rest in zip(self.code.tolist(), *columns, strict=True):
-            out.append(Bar(*self.series[code], ts, o, h, low, c, v, None if vwap != vwap else vwap, *rest))
+        for code, vwap, row in zip(self.code.tolist(), vwaps, zip(*columns, strict=True), strict=True):
+            provider, symbol, interval = self.series[code]
+            ts, o, h, low, c, v, n, first_ts, last_ts, revision = row
+            out.append(
+                Bar(provider, symbol, interval, ts, o, h, low, c, v, vwap, n, first_ts, last_ts, revision)
+            )
         return out

@@ -1,8 +1,8 @@
 """Records to columns and back.
 
 :class:`EventDecoder` turns many bus records, JSON, msgpack and frames mixed, straight into one
-:class:`EventBatch`. The fast path takes the whole batch; only when something in it is wrong does the slow path look
-at each record, to find the poison and its reason, and then takes the rest the fast way again.
+:class:`EventBatch`. The fast path takes the whole batch; only when something in it is wrong does the slow
+path look closer, to find the poison and its reason, and then takes the rest the fast way again.
 
 ``event_id`` on the wire must be ``provider|symbol|src_ts|seq`` with ``src_ts`` as written in the event (or in
 canonical form); identity inside mdp is that tuple, so a record whose id says something else is poison.
@@ -10,7 +10,7 @@ canonical form); identity inside mdp is that tuple, so a record whose id says so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
@@ -90,8 +90,8 @@ class Decoded:
     """What a list of records held.
 
     ``record[i]`` is the index of the record that row ``i`` of ``batch`` came from (None: row ``i`` is record
-    ``i``). ``lanes`` has one entry a record, or is None when no record names a lane. ``ends``: records that end a
-    lane. ``poison``: records that are no events, with the reason.
+    ``i``). ``lanes`` has one entry a record, or is None when no record names a lane. ``ends``: records that
+    end a lane. ``poison``: records that are no events, with the reason.
     """
 
     batch: EventBatch
@@ -230,17 +230,18 @@ class EventDecoder:
 
     def __init__(self) -> None:
         self._codes: dict[tuple[str, str, str, str], int] = {}
+        self._table: list[Series] = []
         self._series: tuple[Series, ...] = ()
         self._canonical: dict[Series, int] = {}
 
     def decode(self, values: Sequence[bytes], lanes: list[str | None] | None = None) -> Decoded:
         """Columns of all events in ``values``, in record order; what is no event is in ``poison``."""
-        if len(self._series) > MAX_SERIES:
-            self.__init__()  # type: ignore[misc]
+        if len(self._table) > MAX_SERIES:
+            self._codes, self._table, self._series, self._canonical = {}, [], (), {}
         if values and values[0][:1] == b"{":
             try:
                 return Decoded(self._rows(list(map(_json_one, values))), None, lanes)
-            except _DECODE_ERRORS + (PoisonRecord,):
+            except (*_DECODE_ERRORS, PoisonRecord):
                 pass
         return self._mixed(values, lanes)
 
@@ -268,7 +269,7 @@ class EventDecoder:
         elif parts:
             record = np.concatenate([r for _, r in parts])
             order = np.argsort(record, kind="stable")
-            batches = [_with_series(b, self._series) for b, _ in parts]
+            batches = [_with_series(b, self._names()) for b, _ in parts]
             out.batch, out.record = EventBatch.concat(batches).take(order), record[order]
         if out.record is None:
             out.record = np.empty(0, np.int32)
@@ -296,7 +297,7 @@ class EventDecoder:
                 raise PoisonRecord(f"frame row {row}: {reason}")
             codes = np.array([self._code(s) for s in batch.series], np.int32)
             code = codes[batch.code] if len(codes) else batch.code
-            parts.append((_with_series(batch, self._series, code), np.full(len(batch), index, np.int32)))
+            parts.append((_with_series(batch, self._names(), code), np.full(len(batch), index, np.int32)))
         else:
             raise PoisonRecord("a frame of bars, not of events")
         if lane is not None:
@@ -306,21 +307,17 @@ class EventDecoder:
 
     def _good_rows(
         self, singles: list[_Wire], at: list[int], poison: list[tuple[int, str]]
-    ) -> Iterable[tuple[EventBatch, NDArray[np.int32]]]:
-        """All rows when they are good; else each alone, to find the bad, and then the good ones again."""
+    ) -> list[tuple[EventBatch, NDArray[np.int32]]]:
+        """All rows when they are good; else halves, down to the bad ones."""
         try:
             return [(self._rows(singles), np.array(at, np.int32))]
-        except (PoisonRecord, ValueError):
-            good: list[int] = []
-            for i, wire in enumerate(singles):
-                try:
-                    self._rows([wire])
-                    good.append(i)
-                except (PoisonRecord, ValueError) as error:
-                    poison.append((at[i], str(error)))
-            if not good:
+        except (PoisonRecord, ValueError) as error:
+            if len(singles) == 1:
+                poison.append((at[0], str(error)))
                 return []
-            return [(self._rows([singles[i] for i in good]), np.array([at[i] for i in good], np.int32))]
+        middle = len(singles) // 2
+        left = self._good_rows(singles[:middle], at[:middle], poison)
+        return left + self._good_rows(singles[middle:], at[middle:], poison)
 
     def _rows(self, rows: list[_Wire]) -> EventBatch:
         """Columns of decoded events.
@@ -341,7 +338,7 @@ class EventDecoder:
         if ids != [w.event_id for w in rows]:
             self._check_ids(rows, ids, src_ts)
         batch = EventBatch(
-            series=self._series,
+            series=self._names(),
             code=code,
             src_ts=src_ts,
             ingest_ts=parse_times([w.ingest_ts for w in rows]),
@@ -363,13 +360,19 @@ class EventDecoder:
             if wire.event_id not in (expected, canonical):
                 raise PoisonRecord(f"event_id {wire.event_id[:100]!r} is not provider|symbol|src_ts|seq")
 
+    def _names(self) -> tuple[Series, ...]:
+        """All series so far; the same tuple until one is added."""
+        if len(self._series) != len(self._table):
+            self._series = tuple(self._table)
+        return self._series
+
     def _code(self, key: tuple[str, str, str, str]) -> int:
         code = self._codes.get(key)
         if code is None:
             series = canonical_series(*key)
             code = self._canonical.setdefault(series, len(self._canonical))
-            if code == len(self._series):
-                self._series = (*self._series, series)
+            if code == len(self._table):
+                self._table.append(series)
             self._codes[key] = code
         return code
 

@@ -1,12 +1,13 @@
 """Frames: one record that carries many rows of one partition as columns.
 
-A frame is the byte 0xC1 (which no msgpack value and no JSON text begins with) and a msgpack map. Columns are raw
-little-endian buffers: int32 codes, int64 nanoseconds and sequence numbers, float64 prices. Three kinds:
+A frame is the byte 0xC1 (which no msgpack value and no JSON text begins with) and a msgpack map. Columns are
+raw little-endian buffers: int32 codes, int64 nanoseconds and sequence numbers, float64 prices. Three kinds:
 ``events``, ``bars`` and ``end`` (the end of a lane, which closes its windows at once).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, Literal
 
 import msgspec
@@ -59,7 +60,7 @@ class _End(msgspec.Struct, tag_field="t", tag="end"):
 
 Frame = _Events | _Bars | _End
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Frame).decode
+_decode: Callable[[memoryview], Frame] = msgspec.msgpack.Decoder(Frame).decode
 
 
 def _bytes(column: NDArray[Any], dtype: np.dtype[Any]) -> bytes:
@@ -141,7 +142,7 @@ def _column(name: str, raw: bytes, dtype: np.dtype[Any], n: int) -> NDArray[Any]
 
 def _codes(raw: bytes, n: int, series: int) -> NDArray[np.int32]:
     code: NDArray[np.int32] = _column("code", raw, _CODE, n)
-    if n and not (0 <= int(code.min()) and int(code.max()) < series):
+    if n and not 0 <= int(code.min()) <= int(code.max()) < series:
         raise PoisonRecord(f"frame has codes outside of its {series} series")
     return code
 

@@ -1,9 +1,9 @@
 """Aggregation of events and partial bars into OHLCV bars, as pure functions on columns.
 
-Sums are exact, so that the order in which events arrive, and how they are cut into batches, cannot change a bit
-of the result. A float64 is split on a fixed grid into whole numbers ("limbs") that int64 adds without
-rounding; the total goes back to a pair ``(hi, lo)`` with ``hi = fl(sum)`` and ``lo`` the rest (the double-double
-of T. J. Dekker, "A floating-point technique for extending the available precision", 1971). The grid reaches
+Sums are exact, so that the order in which events arrive, and how they are cut into batches, cannot change a
+bit of the result. A float64 is split on a fixed grid into whole numbers ("limbs") that int64 adds without
+rounding; the total goes back to a pair ``(hi, lo)`` with ``hi = fl(sum)`` and ``lo`` the rest (double-double,
+T. J. Dekker, "A floating-point technique for extending the available precision", 1971). The grid reaches
 down to 2**-96, far below a unit in the last place of any price times size.
 """
 
@@ -146,7 +146,7 @@ def exact_sums(hi: F64, lo: F64 | None, starts: NDArray[np.intp]) -> tuple[F64, 
 
 
 def _split(values: F64, largest: float) -> list[I64]:
-    """Signed limbs of weight 2**32, 1, 2**-32, 2**-64, 2**-96. Truncation, unlike floor, is exact below zero."""
+    """Signed limbs of weight 2**32, 1, 2**-32, 2**-64, 2**-96: truncated, since floor rounds below zero."""
     whole = np.trunc(values)
     rest = values - whole
     if largest * len(values) < _DIRECT:

@@ -89,9 +89,10 @@ class Flush:
 @dataclass(frozen=True, slots=True)
 class Committed:
     """What a flush did. ``bars``: inserted or changed, with their revisions. ``refused``: closed bars that
-    stored ones of more events kept out. ``unchanged``: closed bars equal to the stored ones. ``amended``: stored
-    bars that late events changed. ``stale``: late events whose bar another writer has rewritten since; they are
-    in the outbox for the dead letter topic. ``rejected``: rows the database would not take, with the reason."""
+    stored ones of more events kept out. ``unchanged``: closed bars equal to the stored ones. ``amended``:
+    stored bars that late events changed. ``stale``: late events whose bar another writer has rewritten since;
+    they are in the outbox for the dead letter topic. ``rejected``: rows the database would not take, with the
+    reason."""
 
     bars: BarBatch
     outbox: list[OutboxRecord]
@@ -110,5 +111,5 @@ class BarSink(Protocol):
         ...
 
     async def commit(self, flush: Flush) -> Committed:
-        """Apply ``flush`` whole, or raise: Fenced when a newer epoch exists, StoreUnavailable to try again."""
+        """Apply ``flush`` whole, or raise: Fenced when a newer epoch exists, StoreUnavailable: try again."""
         ...
