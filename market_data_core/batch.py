@@ -37,6 +37,11 @@ class _Columns:
         columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "series"}  # type: ignore[arg-type]
         return cast(Any, type(self))(series=self.series, **columns)  # type: ignore[no-any-return]
 
+    def with_series(self, series: tuple[Any, ...]) -> Self:
+        """The same rows under another series table in which every code means the same."""
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "series"}  # type: ignore[arg-type]
+        return cast(Any, type(self))(series=series, **columns)  # type: ignore[no-any-return]
+
     @classmethod
     def concat(cls, batches: Sequence[Self]) -> Self:
         """All rows in order; series tables are merged when they differ."""

@@ -11,7 +11,7 @@ canonical form); identity inside mdp is that tuple, so a record whose id says so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -269,7 +269,7 @@ class EventDecoder:
         elif parts:
             record = np.concatenate([r for _, r in parts])
             order = np.argsort(record, kind="stable")
-            batches = [_with_series(b, self._names()) for b, _ in parts]
+            batches = [b.with_series(self._names()) for b, _ in parts]
             out.batch, out.record = EventBatch.concat(batches).take(order), record[order]
         if out.record is None:
             out.record = np.empty(0, np.int32)
@@ -297,7 +297,9 @@ class EventDecoder:
                 raise PoisonRecord(f"frame row {row}: {reason}")
             codes = np.array([self._code(s) for s in batch.series], np.int32)
             code = codes[batch.code] if len(codes) else batch.code
-            parts.append((_with_series(batch, self._names(), code), np.full(len(batch), index, np.int32)))
+            parts.append(
+                (replace(batch, series=self._names(), code=code), np.full(len(batch), index, np.int32))
+            )
         else:
             raise PoisonRecord("a frame of bars, not of events")
         if lane is not None:
@@ -375,23 +377,6 @@ class EventDecoder:
                 self._table.append(series)
             self._codes[key] = code
         return code
-
-
-def _with_series(
-    batch: EventBatch, series: tuple[Series, ...], code: NDArray[np.int32] | None = None
-) -> EventBatch:
-    return EventBatch(
-        series,
-        batch.code if code is None else code,
-        batch.src_ts,
-        batch.ingest_ts,
-        batch.o,
-        batch.h,
-        batch.l,
-        batch.c,
-        batch.v,
-        batch.seq,
-    )
 
 
 def _single(value: bytes) -> _Wire:

@@ -1,0 +1,304 @@
+"""Tumbling windows of one lane: events in, closed bars and late events out.
+
+Event time only. The watermark is the highest event time seen less the allowed lateness; a window
+``[start, end)`` closes when the watermark reaches ``end``. Whether an event is late is decided row by row, as if
+events came one at a time, so neither the size of batches nor their boundaries change a result.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from market_data_core.batch import I64, BarBatch, EventBatch
+from market_data_core.codecs import MAX_SERIES
+from market_data_core.events import BarSeries, Series, format_interval, parse_interval
+from market_data_core.ohlcv import merge_bars, reduce_events
+from market_data_pipeline.windows.seen_ids import SeenIds, event_hashes, series_hashes
+
+NEVER: Final = -(2**63)
+"""The watermark before the first event."""
+FOREVER: Final = 2**63 - 1
+"""The watermark of a lane that has ended."""
+_COMPACT_ROWS: Final = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSettings:
+    """Lengths in nanoseconds; ``kinds`` are the kinds of events that make bars."""
+
+    window_ns: int
+    allow_late_ns: int
+    dedupe_horizon_ns: int
+    kinds: tuple[str, ...] = ("tick", "bar")
+
+    def __post_init__(self) -> None:
+        if self.window_ns <= 0 or self.allow_late_ns < 0 or self.dedupe_horizon_ns < 0:
+            raise ValueError("a window must be longer than 0, lateness and horizon at least 0")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of events."""
+
+    accepted: int = 0
+    duplicate: int = 0
+    late: int = 0
+    handled: int = 0
+    skipped: int = 0
+
+    def add(self, other: Counts) -> None:
+        self.accepted += other.accepted
+        self.duplicate += other.duplicate
+        self.late += other.late
+        self.handled += other.handled
+        self.skipped += other.skipped
+
+
+class _Routes:
+    """What to do with each series of a decoder's table; rebuilt when the table grows."""
+
+    def __init__(
+        self, series: tuple[Series, ...], settings: WindowSettings, table: dict[BarSeries, int]
+    ) -> None:
+        self.series = series
+        self.hashes = series_hashes(series)
+        interval = format_interval(settings.window_ns)
+        size = len(series)
+        self.code = np.empty(size, np.int32)
+        self.skip = np.zeros(size, np.bool_)
+        self.whole = np.zeros(size, np.bool_)
+        for i, s in enumerate(series):
+            self.skip[i] = s.kind not in settings.kinds
+            self.whole[i] = s.kind == "bar" and parse_interval(s.interval) >= settings.window_ns
+            of = BarSeries(s.provider, s.symbol, s.interval if self.whole[i] else interval)
+            self.code[i] = table.setdefault(of, len(table))
+        self.plain = not (self.skip.any() or self.whole.any())
+
+
+class TumblingWindows:
+    """The open windows of one lane, its watermark, and the ids it remembers.
+
+    ``watermark`` is where the owner before stopped: what it had handled is read again only to be remembered (see
+    :meth:`add`).
+    """
+
+    def __init__(self, settings: WindowSettings, watermark: int = NEVER) -> None:
+        self.settings = settings
+        self.watermark = watermark
+        self.max_ts: int | None = (
+            None if watermark in (NEVER, FOREVER) else watermark + settings.allow_late_ns
+        )
+        self.counts = Counts()
+        self._handled_watermark = watermark
+        self._seen = SeenIds(settings.dedupe_horizon_ns)
+        self._table: dict[BarSeries, int] = {}
+        self._series: tuple[BarSeries, ...] = ()
+        self._routes: _Routes | None = None
+        self._open: list[BarBatch] = []
+        self._open_rows = 0
+        self._compacted_rows = 0
+        self._first_end = FOREVER
+        self._last_end = NEVER
+        self._first_offsets: deque[tuple[int, int]] = deque()
+        self._whole: list[BarBatch] = []
+        self._late: list[EventBatch] = []
+        self._progress: tuple[I64, I64] | None = None
+
+    def add(self, batch: EventBatch, offset: int, handled_rows: int = 0) -> None:
+        """Take ``batch``, read at or after ``offset``, in bus order.
+
+        The first ``handled_rows`` rows are at or before the read offset of the owner before: of these, events whose
+        window had ended by its watermark are in the store already and only their ids are remembered.
+        """
+        n = len(batch)
+        if n == 0:
+            return
+        routes = self._route(batch.series)
+        fresh = self._seen.add(event_hashes(batch, routes.hashes), offset)
+        counts = Counts(duplicate=n - int(np.count_nonzero(fresh)))
+        window = self.settings.window_ns
+        ends = batch.src_ts - batch.src_ts % window + window
+        whole: NDArray[np.bool_] | None = None
+        if not routes.plain:
+            whole = routes.whole[batch.code] & fresh
+            skipped = routes.skip[batch.code] & fresh
+            counts.skipped = int(np.count_nonzero(skipped))
+            fresh &= ~skipped
+            whole &= fresh
+            fresh &= ~whole
+            if handled_rows:
+                counts.handled += int(np.count_nonzero(whole[:handled_rows]))
+                whole[:handled_rows] = False
+        if handled_rows:
+            handled = fresh[:handled_rows] & (ends[:handled_rows] <= self._handled_watermark)
+            counts.handled += int(np.count_nonzero(handled))
+            fresh[:handled_rows] &= ~handled
+        late = self._advance_by(batch, ends, fresh)
+        if whole is not None and whole.any():
+            self._whole.append(self._as_bars(batch.take(whole), routes))
+            counts.accepted += int(np.count_nonzero(whole))
+        if late is not None:
+            counts.late = int(np.count_nonzero(late))
+            self._late.append(batch.take(late))
+            fresh &= ~late
+        accepted = int(np.count_nonzero(fresh))
+        if accepted:
+            rows = batch if accepted == n else batch.take(fresh)
+            last_end = int(ends.max() if accepted == n else ends[fresh].max())
+            self._keep(reduce_events(rows, routes.code[rows.code], self._series, window))
+            self._last_end = max(self._last_end, last_end)
+            self._first_offsets.append((offset, last_end))
+        counts.accepted += accepted
+        self.counts.add(counts)
+        self._seen.advance(self.watermark)
+
+    def _advance_by(self, batch: EventBatch, ends: I64, fresh: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+        """Move the watermark through the batch, row by row; the mask of fresh rows that came late, if any."""
+        highest = np.maximum.accumulate(batch.src_ts)
+        progress = np.maximum(highest - self.settings.allow_late_ns, self.watermark)
+        before = np.concatenate(([self.watermark], progress[:-1]))
+        late = fresh & (ends <= before)
+        self.watermark = int(progress[-1])
+        top = int(highest[-1])
+        self.max_ts = top if self.max_ts is None else max(self.max_ts, top)
+        self._progress = (progress, batch.ingest_ts)
+        return late if late.any() else None
+
+    def advance(self, event_time: int) -> None:
+        """The clock says that event time has reached ``event_time``, lateness included.
+
+        The watermark moves no further than the end of the last open window, so that when events come again those
+        after it are not late.
+        """
+        self._seen.advance(event_time)
+        if self._open:
+            self.watermark = max(self.watermark, min(event_time, self._last_end))
+
+    def finish(self) -> None:
+        """Close every window, since the lane has nothing more for now."""
+        if self._open:
+            self.watermark = max(self.watermark, self._last_end)
+
+    def end(self) -> None:
+        """The lane has ended: close every window; whatever still comes is late."""
+        self.watermark = FOREVER
+
+    @property
+    def has_open(self) -> bool:
+        return bool(self._open)
+
+    @property
+    def open_rows(self) -> int:
+        """Open (symbol, window) rows, before the next compaction."""
+        return self._open_rows
+
+    @property
+    def remembered(self) -> int:
+        """How many event ids are remembered."""
+        return len(self._seen)
+
+    def close(self, now: int) -> tuple[BarBatch, I64]:
+        """The bars whose windows the watermark has passed, and when each could first be closed.
+
+        That is the ``ingest_ts`` of the event that moved the watermark past the window's end, or ``now`` (ns UTC)
+        where the clock or the end of the lane did. Bars that came whole are among them, with ``now``.
+        """
+        closed = self._take_closed()
+        at = np.full(len(closed), now, np.int64)
+        if len(closed) and self._progress is not None:
+            progress, ingest = self._progress
+            row = np.searchsorted(progress, closed.ts + self.settings.window_ns)
+            moved = row < len(progress)
+            at[moved] = ingest[row[moved]]
+        self._progress = None
+        if self._whole:
+            whole, self._whole = BarBatch.concat(self._whole), []
+            closed = BarBatch.concat([closed, whole]) if len(closed) else whole
+            at = np.concatenate((at, np.full(len(whole), now, np.int64)))
+        return closed, at
+
+    def take_late(self) -> EventBatch:
+        """The late events since the last call, in arrival order."""
+        if not self._late:
+            return EventBatch.empty()
+        late, self._late = EventBatch.concat(self._late), []
+        return late
+
+    def restart_offset(self, following: int) -> int:
+        """The first offset of any open window; ``following`` when none is open."""
+        while self._first_offsets and self._first_offsets[0][1] <= self.watermark:
+            self._first_offsets.popleft()
+        return self._first_offsets[0][0] if self._first_offsets else following
+
+    def dedupe_offset(self, following: int) -> int:
+        """Where to read from to have the open windows and to remember all ids again."""
+        first = self._seen.first_offset
+        return min(following if first is None else first, self.restart_offset(following))
+
+    def _keep(self, part: BarBatch) -> None:
+        self._open.append(part)
+        self._open_rows += len(part)
+        self._first_end = min(self._first_end, int(part.ts.min()) + self.settings.window_ns)
+        if self._open_rows > max(_COMPACT_ROWS, 2 * self._compacted_rows):
+            self._open = [merge_bars(self._concat(self._open))]
+            self._open_rows = self._compacted_rows = len(self._open[0])
+
+    def _take_closed(self) -> BarBatch:
+        if not self._open or self._first_end > self.watermark:
+            return BarBatch.empty()
+        parts = self._concat(self._open)
+        done = parts.ts + self.settings.window_ns <= self.watermark
+        rest = parts.take(~done)
+        self._open = [rest] if len(rest) else []
+        self._open_rows = self._compacted_rows = len(rest)
+        self._first_end = int(rest.ts.min()) + self.settings.window_ns if len(rest) else FOREVER
+        return merge_bars(parts.take(done))
+
+    def _concat(self, parts: list[BarBatch]) -> BarBatch:
+        """Rows of all parts. Their series are prefixes of the lane's table, so codes need no translation."""
+        return BarBatch.concat(
+            [p if p.series is self._series else p.with_series(self._series) for p in parts]
+        )
+
+    def _route(self, series: tuple[Series, ...]) -> _Routes:
+        if self._routes is None or self._routes.series is not series:
+            if len(self._table) > 2 * MAX_SERIES and not self._open:
+                self._table = {}
+            self._routes = _Routes(series, self.settings, self._table)
+            self._series = tuple(self._table)
+        return self._routes
+
+    def _as_bars(self, batch: EventBatch, routes: _Routes) -> BarBatch:
+        """Bar events of the window's length or longer, as they came; of equal (series, ts) the last."""
+        code = routes.code[batch.code]
+        order = np.lexsort((batch.seq, batch.src_ts, code))
+        rows, code = batch.take(order), code[order]
+        same = (code[1:] == code[:-1]) & (rows.src_ts[1:] == rows.src_ts[:-1])
+        keep = np.append(~same, True)
+        rows, code = rows.take(keep), code[keep]
+        n = len(rows)
+        zero, unknown = np.zeros(n), np.full(n, np.nan)
+        return BarBatch(
+            series=self._series,
+            code=code,
+            ts=rows.src_ts,
+            open=rows.o,
+            high=rows.h,
+            low=rows.l,
+            close=rows.c,
+            volume=rows.v,
+            volume_lo=zero,
+            notional=unknown,
+            notional_lo=zero,
+            n_events=np.ones(n, np.int64),
+            first_ts=rows.src_ts,
+            first_seq=rows.seq,
+            last_ts=rows.src_ts,
+            last_seq=rows.seq,
+            revision=np.ones(n, np.int32),
+        )
