@@ -1,0 +1,531 @@
+"""The configuration: every key with its type, default, unit and meaning.
+
+These classes are the one declaration; loading, ``mdp config show``, the environment names and the page
+docs/configuration.md are all made from them. Nothing here reads a file or the environment: see
+:mod:`market_data_core.config_files`.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+
+from market_data_core.events import KINDS, parse_interval
+from market_data_core.redact import SecretUrl
+
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,200}\Z")
+_SYMBOL: Final = re.compile(r"[^\s|,]{1,64}\Z")
+MAX_OPEN_WINDOWS: Final = 10_000
+"""How many windows of one symbol may be open at once because of the allowed lateness."""
+
+
+class KeyProblem(ValueError):
+    """A combination of keys that cannot work; ``key`` is the one to change, relative to its section."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(problem)
+        self.key = key
+
+
+_NO_MILLISECONDS: Final = "must be a whole number of milliseconds or a duration such as 500ms or 2s"
+_NO_DURATION: Final = "must be a duration such as 500ms, 2s, 1m, 1h or 1d"
+
+
+def _milliseconds(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip().lstrip("-").isdigit():
+        try:
+            ns = parse_interval(value.strip())
+        except ValueError:
+            raise ValueError(_NO_MILLISECONDS) from None
+        return ns // 1_000_000
+    if isinstance(value, bool):
+        raise ValueError(_NO_MILLISECONDS)
+    return value
+
+
+def _duration(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise ValueError(_NO_DURATION)
+    try:
+        parse_interval(value)
+    except ValueError:
+        raise ValueError(_NO_DURATION) from None
+    return value
+
+
+def _topic(value: Any) -> Any:
+    if not isinstance(value, str) or not _TOPIC.match(value):
+        raise ValueError("must be a topic name of letters, digits, '.', '_' and '-'")
+    if value.endswith(".dlq"):
+        raise ValueError("must not end in .dlq, which names the topic's dead letters")
+    return value
+
+
+def _symbol(value: Any) -> Any:
+    if not isinstance(value, str) or not _SYMBOL.match(value):
+        raise ValueError(
+            "must be a name of 1 to 64 characters without spaces, commas or '|'; quote it if it is a number"
+        )
+    return value
+
+
+def _not_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Milliseconds = Annotated[int, BeforeValidator(_milliseconds)]
+"""Whole milliseconds; a text such as ``2s`` is understood too."""
+Duration = Annotated[str, BeforeValidator(_duration)]
+"""A text such as ``500ms``, ``2s``, ``1m``, ``1h`` or ``1d``."""
+Topic = Annotated[str, BeforeValidator(_topic)]
+Symbol = Annotated[str, BeforeValidator(_symbol)]
+Count = Annotated[int, BeforeValidator(_not_bool)]
+Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
+Column = str | Annotated[int, BeforeValidator(_not_bool), Field(ge=0)] | None
+"""A column by its name in the header, or by its position from 0."""
+
+
+def key(default: Any, description: str, *, unit: str | None = None, example: Any = None, **rules: Any) -> Any:
+    """One key of the configuration; ``example`` is what an error message proposes (default: the default)."""
+    extra: dict[str, Any] | None = {"unit": unit} if unit else None
+    return Field(
+        default=default,
+        description=description,
+        examples=None if example is None else [example],
+        json_schema_extra=extra,
+        **rules,
+    )
+
+
+def section(model: type[BaseModel], description: str) -> Any:
+    return Field(default_factory=model, description=description)
+
+
+class Section(BaseModel):
+    """Unknown keys are refused, values cannot be changed, and defaults keep the same rules."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+
+class RedisBus(Section):
+    uri: SecretUrl = key(
+        SecretUrl(""),
+        "Server, as redis://[user:password@]host:port/db, or rediss:// for TLS. Empty: the embedded Redis.",
+        example="redis://127.0.0.1:6379/0",
+    )
+    stream: Topic = key("mdp.events", "Topic of market events.")
+    signals_stream: Topic = key("mdp.signals", "Topic of signals.")
+    bars_stream: Topic = key("mdp.bars", "Topic of finished and amended bars.")
+    consumer_group: str = key(
+        "mdp-consumers", "Consumer group of the micro-batcher.", min_length=1, max_length=200
+    )
+    partitions: Count = key(1, "Partitions of a topic that does not exist yet.", ge=1, le=1024)
+    retention: Duration = key("1h", "How long records that every group is done with are kept.")
+    max_records: Count = key(
+        5_000_000,
+        "Hard cap of a partition; past it the oldest records go, read or not, and are counted.",
+        unit="records",
+        ge=1000,
+    )
+    lease_ms: Milliseconds = key(
+        10_000, "How long a worker that died keeps its partitions.", unit="ms", ge=1000, le=600_000
+    )
+
+    @field_validator("uri")
+    @classmethod
+    def _scheme(cls, value: SecretUrl) -> SecretUrl:
+        if value and not value.reveal().startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must start with redis://, rediss:// or unix://")
+        return value
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = {
+            "stream": self.stream,
+            "signals_stream": self.signals_stream,
+            "bars_stream": self.bars_stream,
+        }
+        seen: dict[str, str] = {}
+        for name, topic in names.items():
+            if topic in seen:
+                raise KeyProblem(name, f"must not be the same topic as {seen[topic]}, which is {topic!r} too")
+            seen[topic] = name
+        return self
+
+    @property
+    def retention_ms(self) -> int:
+        return parse_interval(self.retention) // 1_000_000
+
+
+class BusSettings(Section):
+    type: str = key(
+        "redis", "Driver: redis, memory (one process, for tests), or the name of an installed driver."
+    )
+    codec: Literal["frame", "json", "msgpack"] = key(
+        "frame",
+        "How producers write: frame (many events a record, as columns), json or msgpack (one event a record).",
+    )
+    redis: RedisBus = section(RedisBus, "The Redis driver.")
+
+
+class Synthetic(Section):
+    enabled: bool = key(True, "Whether `mdp stream run` starts it.")
+    symbols: tuple[Symbol, ...] = key(
+        ("SPY", "AAPL", "MSFT"), "Symbols to make.", example=["SPY", "AAPL"], min_length=1
+    )
+    tick_rate: Number = key(
+        1.0, "Events of one symbol a second; 0 means as fast as possible.", unit="1/s", ge=0
+    )
+    price_volatility: Number = key(
+        0.02, "Standard deviation of the logarithmic return over one day of ticks.", ge=0, le=10
+    )
+    seed: Count | None = key(
+        None, "Makes the same prices again; empty means another seed each time.", example=42, ge=0
+    )
+    disorder_ms: Milliseconds = key(0, "Events come out of order by up to this much.", unit="ms", ge=0)
+    duplicate_ratio: Number = key(0.0, "Share of events published twice.", ge=0, lt=1)
+    gap_ratio: Number = key(0.0, "Share of events left out.", ge=0, lt=1)
+    provider: Symbol = key("synthetic", "Provider name written into its events.")
+
+    @field_validator("symbols")
+    @classmethod
+    def _once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("must name each symbol once")
+        return value
+
+
+class Spool(Section):
+    path: str = key(
+        "", "Directory for events while the bus is away. Empty: spool in $MDP_HOME.", example="/var/spool/mdp"
+    )
+    max_bytes: Count = key(
+        268_435_456,
+        "Most bytes on disk; then the source is slowed, or drops are counted.",
+        unit="bytes",
+        ge=65_536,
+    )
+
+
+class Producers(Section):
+    synthetic: Synthetic = section(Synthetic, "Seeded random prices.")
+    spool: Spool = section(Spool, "What producers do while the bus is away.")
+
+
+class MicroBatch(Section):
+    window_ms: Milliseconds = key(
+        2000, "Length of a window, aligned to the Unix epoch.", unit="ms", ge=1, le=86_400_000
+    )
+    max_batch_size: Count = key(
+        5000, "Most records taken from a partition at once.", unit="records", ge=1, le=100_000
+    )
+    allow_late_ms: Milliseconds = key(
+        500, "How far the watermark stays behind the newest event.", unit="ms", ge=0, le=86_400_000
+    )
+    flush_timeout_ms: Milliseconds = key(
+        1000,
+        "Quiet time after which the clock closes a window without a next event.",
+        unit="ms",
+        ge=10,
+        le=3_600_000,
+    )
+    late_policy: Literal["amend", "drop"] = key(
+        "amend", "What an event does whose window is closed: amend its bar, or go to the dead letters."
+    )
+    dedupe_horizon_ms: Milliseconds = key(
+        120_000, "Event time within which a repeated event_id counts once.", unit="ms", ge=0, le=86_400_000
+    )
+    kinds: tuple[Literal["tick", "bar", "quote"], ...] = key(
+        ("tick", "bar"),
+        "Kinds of events made into bars; others are passed over.",
+        example=["tick", "bar"],
+        min_length=1,
+    )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.dedupe_horizon_ms < self.allow_late_ms:
+            raise KeyProblem(
+                "dedupe_horizon_ms",
+                f"must be at least allow_late_ms, {self.allow_late_ms}, or a copy that comes in time counts twice",
+            )
+        if self.allow_late_ms > self.window_ms * MAX_OPEN_WINDOWS:
+            raise KeyProblem(
+                "allow_late_ms",
+                f"must be at most {MAX_OPEN_WINDOWS} windows of window_ms, {self.window_ms * MAX_OPEN_WINDOWS}, "
+                "since that many stay open a symbol",
+            )
+        return self
+
+
+class FeatureWindow(Section):
+    name: str = key(
+        ..., "Feature and window, such as vwap_1m.", example="vwap_1m", pattern=r"^[a-z][a-z0-9_]*$"
+    )
+    horizon: Duration = key(..., "Length of the window.", example="60s")
+
+    @property
+    def horizon_ns(self) -> int:
+        return parse_interval(self.horizon)
+
+
+def _seed_windows() -> tuple[FeatureWindow, ...]:
+    pairs = (("vwap_1m", "60s"), ("ret_30s", "30s"), ("vol_5m", "300s"))
+    return tuple(FeatureWindow(name=name, horizon=horizon) for name, horizon in pairs)
+
+
+class Features(Section):
+    windows: tuple[FeatureWindow, ...] = Field(
+        default_factory=_seed_windows, description="Rolling features, each a name and a horizon."
+    )
+
+    @field_validator("windows")
+    @classmethod
+    def _once(cls, value: tuple[FeatureWindow, ...]) -> tuple[FeatureWindow, ...]:
+        names = [window.name for window in value]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"must name each feature once, and {name!r} is there {names.count(name)} times"
+                )
+        return value
+
+
+class Rules(Section):
+    enabled: bool = key(True, "Whether rules make signals.")
+    file: str = key("configs/rules.yaml", "The rules.")
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.enabled and not self.file:
+            raise KeyProblem("file", "must name the rules while rules are enabled")
+        return self
+
+
+class Sklearn(Section):
+    enabled: bool = key(False, "Whether a scikit-learn model makes signals.")
+    model_path: str = key("", "The model.", example="models/signal_model.skops")
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.enabled and not self.model_path:
+            raise KeyProblem("model_path", "must name a model while sklearn is enabled")
+        return self
+
+
+class Adapters(Section):
+    rules: Rules = section(Rules, "Signals by rules.")
+    sklearn: Sklearn = section(Sklearn, "Signals by a scikit-learn model.")
+
+
+class Inference(Section):
+    adapters: Adapters = section(Adapters, "What makes signals.")
+
+
+class Telemetry(Section):
+    metrics_port: Count = key(
+        9101, "Port of the Prometheus exporter on 127.0.0.1; 0 switches it off.", ge=0, le=65_535
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = key("INFO", "Least level written to stderr.")
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: Any) -> Any:
+        return value.upper() if isinstance(value, str) else value
+
+
+class StoreSettings(Section):
+    url: SecretUrl = key(
+        SecretUrl(""),
+        "Database, as postgresql://user:password@host:port/name. Empty: the embedded PostgreSQL.",
+        example="postgresql://mdp@127.0.0.1:5432/mdp",
+    )
+    pool_size: Count = key(4, "Most connections of one process.", ge=1, le=100)
+    statement_timeout_ms: Milliseconds = key(30_000, "Longest statement; 0 means no limit.", unit="ms", ge=0)
+
+    @field_validator("url")
+    @classmethod
+    def _scheme(cls, value: SecretUrl) -> SecretUrl:
+        text = value.reveal()
+        for alias in ("postgres://", "postgresql+psycopg://"):
+            if text.startswith(alias):
+                return SecretUrl("postgresql://" + text.removeprefix(alias))
+        if text and not text.startswith("postgresql://"):
+            raise ValueError("must start with postgresql://")
+        return value
+
+
+class Columns(Section):
+    """Which column of the file is what, by name or by position from 0."""
+
+    symbol: Column = key(None, "Symbol of the row.", example="symbol")
+    time: Column = key(None, "Time of the event.", example="time")
+    price: Column = key(None, "Price of a tick.", example="price")
+    open: Column = key(None, "First price of a bar.", example="open")
+    high: Column = key(None, "Highest price of a bar.", example="high")
+    low: Column = key(None, "Lowest price of a bar.", example="low")
+    close: Column = key(None, "Last price of a bar.", example="close")
+    volume: Column = key(None, "Size traded.", example="volume")
+    seq: Column = key(
+        None, "Number of the event among those of its time; empty: the row's number.", example="seq"
+    )
+
+    @model_validator(mode="after")
+    def _prices(self) -> Self:
+        bar = {name: getattr(self, name) for name in ("open", "high", "low", "close")}
+        missing = [name for name, column in bar.items() if column is None]
+        if self.price is not None and len(missing) < 4:
+            raise KeyProblem("price", "must not be given together with open, high, low or close")
+        if missing and len(missing) < 4:
+            raise KeyProblem(missing[0], "must be given too, since a bar needs open, high, low and close")
+        return self
+
+
+class Dataset(Section):
+    """A file of events and how to read it."""
+
+    path: str = key("", "File, or a pattern such as data/*.csv.gz.", example="data/ticks.csv.gz")
+    provider: Symbol = key("dataset", "Provider name written into the events.")
+    format: Literal["csv", "parquet", "store"] | None = key(
+        None,
+        "csv (also gzip or zip of it), parquet, or store for bars already stored; empty: by the file's name.",
+    )
+    preset: Literal["lean"] | None = key(
+        None, "lean reads QuantConnect LEAN trade files and needs no columns."
+    )
+    columns: Columns = section(Columns, "Which column is what.")
+    symbol: Symbol | None = key(None, "Symbol of every row, when no column has it.", example="SPY")
+    kind: Literal["tick", "bar"] = key("tick", "What a row is.")
+    interval: Duration = key("1s", "Interval written into the events; a bar's length.", example="1m")
+    time_unit: Literal["iso", "s", "ms", "us", "ns"] = key(
+        "iso",
+        "iso for written times; or the unit of a number since base_date, or since 1970-01-01 without one.",
+    )
+    base_date: str | None = key(
+        None,
+        "Day from whose midnight in time_zone numbers count.",
+        example="2013-10-07",
+        pattern=r"^\d{4}-\d\d-\d\d$",
+    )
+    time_zone: str = key("UTC", "Zone of times that name none, and of base_date.", example="America/New_York")
+    price_scale: Number = key(1.0, "Factor from the file's prices to prices.", example=0.0001, gt=0)
+    delimiter: str = key(",", "What separates the columns of a CSV.", min_length=1, max_length=1)
+    header: bool = key(True, "Whether the first row of a CSV names the columns.")
+
+    #: Keys that a preset decides and that therefore cannot be given beside it.
+    PRESET_KEYS: ClassVar[frozenset[str]] = frozenset(
+        {"columns", "time_unit", "base_date", "kind", "header", "delimiter"}
+    )
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("must be a time zone such as UTC or America/New_York") from None
+        return value
+
+    @field_validator("base_date")
+    @classmethod
+    def _day(cls, value: str | None) -> str | None:
+        from datetime import date
+
+        if value is not None:
+            try:
+                date.fromisoformat(value)
+            except ValueError:
+                raise ValueError("must be a day such as 2013-10-07") from None
+        return value
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.format == "store":
+            return self
+        if not self.path:
+            raise KeyProblem("path", "must name a file, since only format store needs none")
+        if self.preset is not None:
+            if given := sorted(self.PRESET_KEYS & self.model_fields_set):
+                raise KeyProblem(given[0], f"must not be given beside preset {self.preset}, which decides it")
+            return self
+        if self.time_unit == "iso" and self.base_date is not None:
+            raise KeyProblem(
+                "base_date", "must not be given while time_unit is iso, since such times name their day"
+            )
+        named = [c for c in self.columns.model_dump().values() if isinstance(c, str)]
+        if not self.header and named and self.format != "parquet":
+            raise KeyProblem(
+                "columns", f"must be positions from 0 while header is false, and {named[0]!r} is a name"
+            )
+        self._enough_columns()
+        return self
+
+    def _enough_columns(self) -> None:
+        if self.columns.time is None:
+            raise KeyProblem("columns.time", "must name the column of the time")
+        if self.columns.symbol is None and self.symbol is None:
+            raise KeyProblem("symbol", "must be given, as a constant here or as columns.symbol")
+        if self.columns.symbol is not None and self.symbol is not None:
+            raise KeyProblem("symbol", "must not be given beside columns.symbol")
+        if self.kind == "bar" and self.columns.open is None:
+            raise KeyProblem("columns.open", "must be given for kind bar, with high, low and close")
+        if self.kind == "tick" and self.columns.price is None:
+            raise KeyProblem("columns.price", "must name the column of the price for kind tick")
+
+
+class Settings(Section):
+    """The whole configuration."""
+
+    version: Literal[1] = key(1, "Version of this format.")
+    bus: BusSettings = section(BusSettings, "The bus.")
+    producers: Producers = section(Producers, "Where events come from.")
+    micro_batch: MicroBatch = section(MicroBatch, "From events to bars.")
+    features: Features = section(Features, "Rolling features for inference.")
+    inference: Inference = section(Inference, "From features to signals.")
+    telemetry: Telemetry = section(Telemetry, "Metrics and logs.")
+    store: StoreSettings = section(StoreSettings, "The database.")
+    datasets: dict[str, Dataset] = Field(default_factory=dict, description="Files for replay, by name.")
+
+    _file: Path | None = PrivateAttr(default=None)
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @property
+    def file(self) -> Path | None:
+        """The file these settings were read from, if any."""
+        return self._file
+
+    def source(self, path: str) -> str:
+        """Where the value of a dotted key comes from: a file, a variable, an option, or ``default``."""
+        while path:
+            if path in self._sources:
+                return self._sources[path]
+            path = path.rpartition(".")[0]
+        return "default"
+
+    def locate(self, path: str) -> Path:
+        """A path of the configuration: taken from the working directory, or else from the folder of the
+        configuration file or the folder above it. Without a match, as it is from the working directory."""
+        given = Path(path).expanduser()
+        if given.is_absolute() or given.exists() or self._file is None:
+            return given
+        home = self._file.resolve().parent
+        return next((base / given for base in (home, home.parent) if (base / given).exists()), given)
+
+
+assert set(KINDS) == {"tick", "bar", "quote"}  # noqa: S101 - the Literal of MicroBatch.kinds repeats them

@@ -1,0 +1,57 @@
+"""Logs: structured, on stderr, without secrets."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+from market_data_core.redact import redact
+
+
+def configure(level: str = "INFO", *, json: bool = False) -> None:
+    """Send structlog's and the libraries' records of at least ``level`` to stderr.
+
+    For people with ``key=value`` on a terminal, one JSON object a line with ``json`` or when stderr is a file
+    or a pipe. Libraries are heard from WARNING on, unless ``level`` is DEBUG.
+    """
+    as_json = json or not sys.stderr.isatty()
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+    render: list[Any] = (
+        [structlog.processors.format_exc_info, _hide_secrets, structlog.processors.JSONRenderer()]
+        if as_json
+        else [_hide_secrets, structlog.dev.ConsoleRenderer(colors=True, pad_event_to=0)]
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel("DEBUG" if level == "DEBUG" else "WARNING")
+    for ours in ("market_data_core", "market_data_store", "market_data_pipeline"):
+        logging.getLogger(ours).setLevel(level)
+
+
+def _hide_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = redact(value)
+    return event
