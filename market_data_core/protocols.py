@@ -19,8 +19,9 @@ class Position:
     """How far one lane of a partition is handled.
 
     ``watermark``: event time in ns; every window that ended at or before it, with records up to
-    ``read_offset``, is stored. ``restart_offset``: the first record of any window still open.
-    ``dedupe_offset``: the first record whose id must be remembered; reading resumes there.
+    ``read_offset``, is stored. ``restart_offset``: the first record of any window still open, empty when none
+    is. ``dedupe_offset``: the first record whose id must be remembered, empty when none; reading resumes at the
+    first of all lanes' offsets. The lane with an empty name is the partition itself.
     """
 
     lane: str
@@ -73,13 +74,15 @@ class LaneFlush:
 class Flush:
     """One transaction of a consumer on one partition.
 
-    ``positions`` holds every lane that is alive; ``forget`` the lanes whose rows are to be deleted;
-    ``published`` the outbox rows that are on the bus by now.
+    ``positions`` holds the lanes that changed; ``forget`` the lanes whose rows are to be deleted;
+    ``published`` the outbox rows that are on the bus by now. ``number`` counts the flushes of a claim from 1: a
+    flush that is tried again keeps its number, so that one whose outcome was lost is not applied twice.
     """
 
     claim: Claim
     lanes: Sequence[LaneFlush]
     positions: Sequence[Position]
+    number: int = 0
     forget: Sequence[str] = ()
     published: Sequence[int] = ()
     bars_topic: str = "mdp.bars"

@@ -1,0 +1,384 @@
+"""Exactly-once effect on an at-least-once bus: the one mechanism that every consumer of mdp runs on.
+
+A partition is owned on the bus and claimed in the store, which raises its epoch. Records go through a
+:class:`PartitionLogic`, pure and in memory. What it has to keep is committed in one transaction with the positions and
+an outbox; after the commit the outbox is published and the bus is acknowledged, in this order. Nothing that happens
+between two of these steps can lose or double a result:
+
+- before the commit: the next owner reads again from the committed position;
+- after it, before publishing: the next owner finds the outbox;
+- after publishing, before the acknowledgement: the next owner reads again what its position says is handled;
+- a worker that was stopped and wakes up finds a newer epoch, and may write nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
+
+from market_data_core.clock import Clock
+from market_data_core.codecs import DeadLetter, encode_dead_letter
+from market_data_core.errors import Fenced, MdpError
+from market_data_core.protocols import BarSink, Claim, Committed, Flush, LaneFlush, OutboxRecord, Position
+from market_data_pipeline.streaming.bus import Bus, Consumer, Delivery, Offset, Poll, Record
+
+T = TypeVar("T")
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one flush carries, taken from the logic at one moment.
+
+    ``through``: everything up to there may be acknowledged once committed. ``keep_from``: a new owner would read
+    from there. ``closable_at``: for each closed bar, ns UTC, when it could first have been closed.
+    """
+
+    lanes: list[LaneFlush]
+    positions: list[Position]
+    forget: list[str]
+    through: Offset
+    keep_from: Offset
+    closable_at: list[int] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+
+
+class PartitionLogic(Protocol):
+    """What a consumer does with one partition: in memory, without I/O."""
+
+    @property
+    def start(self) -> Offset | None:
+        """Where to read from (None: the first record)."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """Rows that wait for a flush: the bound on them is the consumer's."""
+        ...
+
+    def process(self, delivery: Delivery) -> None:
+        """Take consecutive records."""
+        ...
+
+    def caught_up(self, at: int) -> None:
+        """At monotonic ns ``at`` the partition held nothing more than was processed."""
+        ...
+
+    def finish(self) -> None:
+        """Nothing more is expected: close what can be closed."""
+        ...
+
+    def due(self) -> bool:
+        """Whether a flush is worth a transaction now."""
+        ...
+
+    def take(self) -> Plan:
+        """What to commit; from now on the logic counts it as committed."""
+        ...
+
+
+class Observer(Protocol):
+    """Who is told what happened: telemetry, the live view, a test."""
+
+    def assigned(self, partition: int, epoch: int) -> None: ...
+    def released(self, partition: int, reason: str) -> None: ...
+    def flushed(self, partition: int, plan: Plan, committed: Committed, seconds: float, at: int) -> None: ...
+    def fenced(self, partition: int) -> None: ...
+    def retrying(self, what: str, error: BaseException) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerSettings:
+    """Who consumes what. ``max_backlog``: rows of one partition that may wait for the store before reading stops."""
+
+    topic: str
+    group: str
+    member: str
+    bars_topic: str
+    dead_letter_topic: str
+    max_records: int = 5000
+    lease_ms: int = 10_000
+    max_backlog: int = 100_000
+    poll_seconds: float = 0.05
+    drain_seconds: float = 10.0
+
+
+class _Owned:
+    """One partition in this worker's hands."""
+
+    def __init__(self, claim: Claim, logic: PartitionLogic) -> None:
+        self.claim = claim
+        self.logic = logic
+        self.flush: asyncio.Task[None] | None = None
+        self.number = 0
+        self.published: list[int] = []
+        self.paused = False
+        self.handing_over = False
+
+
+class ExactlyOnceConsumer:
+    """Runs a group member: owns partitions, feeds their logic, commits, publishes, acknowledges.
+
+    ``logic`` makes the logic of a partition from its claim; ``bus`` and ``store`` may go away and come back at any
+    moment.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        store: BarSink,
+        settings: ConsumerSettings,
+        logic: Callable[[Claim], PartitionLogic],
+        clock: Clock,
+        observer: Observer,
+    ) -> None:
+        self._bus = bus
+        self._store = store
+        self._settings = settings
+        self._make_logic = logic
+        self._clock = clock
+        self._observer = observer
+        self._owned: dict[int, _Owned] = {}
+        self._claims: dict[int, asyncio.Task[None]] = {}
+        self._failure: BaseException | None = None
+        self._active_at = clock.monotonic()
+
+    @property
+    def partitions(self) -> list[int]:
+        """The partitions owned now."""
+        return sorted(self._owned)
+
+    async def run(self, stop: asyncio.Event, until_idle: float | None = None) -> None:
+        """Consume until ``stop`` is set, or until nothing has come for ``until_idle`` seconds.
+
+        A stop commits closed windows only and leaves the events of open ones unacknowledged; going idle closes all.
+        """
+        s = self._settings
+        consumer = self._bus.consumer(
+            s.topic, s.group, s.member, max_records=s.max_records, lease_ms=s.lease_ms
+        )
+        try:
+            self._active_at = self._clock.monotonic()
+            while not stop.is_set():
+                poll = await self._retry("bus", lambda: self._poll(consumer, stop))
+                await self._take(consumer, poll)
+                self._raise_failure()
+                if until_idle is not None and await self._is_idle(until_idle):
+                    for owned in self._owned.values():
+                        owned.logic.finish()
+                    break
+            await self._drain(consumer, stop)
+        finally:
+            await self._shut(consumer)
+
+    async def _poll(self, consumer: Consumer, stop: asyncio.Event) -> Poll:
+        return Poll() if stop.is_set() else await consumer.poll(self._settings.poll_seconds)
+
+    async def _take(self, consumer: Consumer, poll: Poll) -> None:
+        for partition in poll.lost:
+            await self._drop(consumer, partition, "lost")
+        for partition in poll.assigned:
+            self._active_at = self._clock.monotonic()
+            self._claims[partition] = asyncio.create_task(self._claim(consumer, partition))
+        for partition in poll.revoking:
+            await self._hand_over(consumer, partition)
+        for delivery in poll.deliveries:
+            owned = self._owned.get(delivery.partition)
+            if owned is None or owned.handing_over:
+                continue
+            self._active_at = self._clock.monotonic()
+            owned.logic.process(delivery)
+            if delivery.caught_up:
+                owned.logic.caught_up(delivery.polled_at)
+            self._start_flush(consumer, delivery.partition, owned)
+            # Commits, leases and other partitions get their turn between two batches.
+            await asyncio.sleep(0)
+        for partition, at in poll.idle.items():
+            if partition in self._owned:
+                self._owned[partition].logic.caught_up(at)
+        for partition, owned in list(self._owned.items()):
+            self._start_flush(consumer, partition, owned)
+
+    async def _claim(self, consumer: Consumer, partition: int) -> None:
+        s = self._settings
+        try:
+            claim = await self._retry(
+                "store", lambda: self._store.claim(s.topic, s.group, partition, s.member)
+            )
+            owned = _Owned(claim, self._make_logic(claim))
+            await self._publish(owned, claim.outbox)
+            await self._retry("bus", lambda: consumer.seek(partition, owned.logic.start))
+            self._owned[partition] = owned
+            self._observer.assigned(partition, claim.epoch)
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._claims.pop(partition, None)
+
+    def _start_flush(self, consumer: Consumer, partition: int, owned: _Owned) -> None:
+        if not owned.paused and owned.logic.backlog > self._settings.max_backlog:
+            owned.paused = True
+            consumer.pause(partition)
+        if owned.flush is None and not owned.handing_over and owned.logic.due():
+            owned.flush = asyncio.create_task(self._flush(consumer, partition, owned))
+
+    async def _flush(self, consumer: Consumer, partition: int, owned: _Owned) -> None:
+        try:
+            await self._commit(consumer, partition, owned)
+        except Fenced:
+            self._observer.fenced(partition)
+            await self._forget(consumer, partition, owned, "fenced")
+        except Exception as error:
+            # A task's error would be lost otherwise; the loop raises it.
+            self._failure = error
+        finally:
+            owned.flush = None
+        if owned.paused and owned.logic.backlog <= self._settings.max_backlog:
+            owned.paused = False
+            if self._owned.get(partition) is owned:
+                consumer.resume(partition)
+
+    async def _commit(self, consumer: Consumer, partition: int, owned: _Owned) -> None:
+        plan = owned.logic.take()
+        s = self._settings
+        if plan.dead_letters:
+            await self._retry("bus", lambda: self._bury(plan.dead_letters))
+        owned.number += 1
+        flush = Flush(
+            claim=owned.claim,
+            number=owned.number,
+            lanes=plan.lanes,
+            positions=plan.positions,
+            forget=plan.forget,
+            published=owned.published,
+            bars_topic=s.bars_topic,
+            dead_letter_topic=s.dead_letter_topic,
+        )
+        started = self._clock.monotonic()
+        committed = await self._retry("store", lambda: self._store.commit(flush))
+        owned.published = []
+        at = self._clock.now()
+        self._observer.flushed(partition, plan, committed, (self._clock.monotonic() - started) / 1e9, at)
+        for reason, row in committed.rejected:
+            log.error("the store rejected a bar; it is in the dead letter topic", reason=reason, row=row)
+        await self._publish(owned, committed.outbox)
+        if self._owned.get(partition) is owned:
+            await self._retry("bus", lambda: consumer.ack(partition, plan.through, keep_from=plan.keep_from))
+
+    async def _publish(self, owned: _Owned, outbox: Iterable[OutboxRecord]) -> None:
+        """Publish outbox rows in order; the next transaction removes them."""
+        for row in outbox:
+            record = Record(row.key, row.value, row.lane)
+            await self._retry("bus", lambda row=row, record=record: self._publish_one(row, record))  # type: ignore[misc]
+            owned.published.append(row.id)
+
+    async def _publish_one(self, row: OutboxRecord, record: Record) -> None:
+        partitions = await self._topic(row.topic)
+        await self._bus.publish(row.topic, [record], partition=row.partition % partitions)
+
+    async def _topic(self, topic: str) -> int:
+        """Partitions of an output topic. One that does not exist yet gets as many as the input has, so that a symbol
+        keeps its partition from events to bars; dead letters need one."""
+        wanted = 1
+        if topic != self._settings.dead_letter_topic:
+            wanted = max(1, await self._bus.partitions(self._settings.topic))
+        return await self._bus.ensure_topic(topic, wanted)
+
+    async def _bury(self, letters: list[DeadLetter]) -> None:
+        topic = self._settings.dead_letter_topic
+        await self._bus.ensure_topic(topic, 1)
+        records = [Record(letter.key, encode_dead_letter(letter), None) for letter in letters]
+        await self._bus.publish(topic, records, partition=0)
+
+    async def _hand_over(self, consumer: Consumer, partition: int) -> None:
+        """Commit what is closed, then let go. Open windows go with the partition: the next owner reads them again."""
+        owned = self._owned.get(partition)
+        if owned is not None:
+            owned.handing_over = True
+            await self._flush_all(consumer, partition, owned)
+        await self._drop(consumer, partition, "handed over")
+        await self._retry("bus", lambda: consumer.release(partition))
+
+    async def _flush_all(self, consumer: Consumer, partition: int, owned: _Owned) -> None:
+        if owned.flush is not None:
+            await owned.flush
+        if self._owned.get(partition) is owned and owned.logic.due():
+            owned.flush = asyncio.create_task(self._flush(consumer, partition, owned))
+            await owned.flush
+
+    async def _drop(self, consumer: Consumer, partition: int, reason: str) -> None:
+        """Forget a partition's state without writing anything."""
+        claim = self._claims.pop(partition, None)
+        if claim is not None:
+            await _cancel(claim)
+        owned = self._owned.pop(partition, None)
+        if owned is not None:
+            if owned.flush is not None:
+                await _cancel(owned.flush)
+            self._observer.released(partition, reason)
+
+    async def _forget(self, consumer: Consumer, partition: int, owned: _Owned, reason: str) -> None:
+        if self._owned.get(partition) is owned:
+            del self._owned[partition]
+            self._observer.released(partition, reason)
+            await self._retry("bus", lambda: consumer.release(partition))
+
+    async def _drain(self, consumer: Consumer, stop: asyncio.Event) -> None:
+        """Commit what is closed. Who asked to stop does not wait for a store that is away: it is read again."""
+        try:
+            async with asyncio.timeout(self._settings.drain_seconds if stop.is_set() else None):
+                for partition, owned in list(self._owned.items()):
+                    await self._flush_all(consumer, partition, owned)
+        except TimeoutError:
+            log.warning("stopped before the last commit; the next start reads these events again")
+        self._raise_failure()
+
+    async def _shut(self, consumer: Consumer) -> None:
+        for partition in list(self._owned.keys() | self._claims.keys()):
+            await self._drop(consumer, partition, "stopped")
+        await consumer.close()
+
+    async def _is_idle(self, seconds: float) -> bool:
+        """Whether nothing came for so long, and nothing waits in a partition that nobody owns yet."""
+        if self._claims or any(o.flush is not None or o.paused for o in self._owned.values()):
+            return False
+        if self._clock.monotonic() - self._active_at < seconds * 1e9:
+            return False
+        topics = await self._retry("bus", lambda: self._bus.status([self._settings.topic]))
+        groups = [g for t in topics for g in t.groups if g.group == self._settings.group]
+        mine = self._owned.keys()
+        return not any(
+            p.lag > 0 and (p.owner is None or p.partition in mine) for g in groups for p in g.partitions
+        )
+
+    async def _retry(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until it works, as long as the error says that it may: exponential backoff with jitter, to 2 s."""
+
+        def report(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            if error is not None:
+                self._observer.retrying(what, error)
+
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception(lambda e: isinstance(e, MdpError) and e.retriable),
+            wait=wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.1),
+            before_sleep=report,
+            reraise=True,
+        ):
+            with attempt:
+                return await call()
+        raise AssertionError("unreachable: retrying ends by a result or an error")
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
