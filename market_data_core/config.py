@@ -249,6 +249,12 @@ class MicroBatch(Section):
     dedupe_horizon_ms: Milliseconds = key(
         120_000, "Event time within which a repeated event_id counts once.", unit="ms", ge=0, le=86_400_000
     )
+    max_future_ms: Milliseconds = key(
+        86_400_000,
+        "Events further ahead of the clock go to the dead letters, as one could close every window; 0 takes all.",
+        unit="ms",
+        ge=0,
+    )
     kinds: tuple[Literal["tick", "bar", "quote"], ...] = key(
         ("tick", "bar"),
         "Kinds of events made into bars; others are passed over.",

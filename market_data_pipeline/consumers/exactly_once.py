@@ -26,6 +26,7 @@ from market_data_core.codecs import DeadLetter, encode_dead_letter
 from market_data_core.errors import Fenced, MdpError
 from market_data_core.protocols import BarSink, Claim, Committed, Flush, LaneFlush, OutboxRecord, Position
 from market_data_pipeline.streaming.bus import Bus, Consumer, Delivery, Offset, Poll, Record
+from market_data_pipeline.windows.tumbling import Counts
 
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -36,7 +37,8 @@ class Plan:
     """What one flush carries, taken from the logic at one moment.
 
     ``through``: everything up to there may be acknowledged once committed. ``keep_from``: a new owner would read
-    from there. ``closable_at``: for each closed bar, ns UTC, when it could first have been closed.
+    from there. ``closable_at``: for each closed bar, ns UTC, when it could first have been closed. ``counts``: what
+    became of the events since the plan before. ``watermarks``: each lane's, ns.
     """
 
     lanes: list[LaneFlush]
@@ -46,6 +48,9 @@ class Plan:
     keep_from: Offset
     closable_at: list[int] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
+    counts: Counts = field(default_factory=Counts)
+    watermarks: dict[str, int] = field(default_factory=dict)
+    open_rows: int = 0
 
 
 class PartitionLogic(Protocol):

@@ -94,6 +94,7 @@ class PartitionBars:
         self._closable_at: list[int] = []
         self._dead_letters: list[DeadLetter] = []
         self._gone = Counts()
+        self._told = Counts()
         self._committed_at = clock.monotonic()
         holds: list[Offset] = []
         for name, position in claim.positions.items():
@@ -126,11 +127,6 @@ class PartitionBars:
         for lane in self._lanes.values():
             total.add(lane.windows.counts)
         return total
-
-    @property
-    def watermarks(self) -> dict[str, int]:
-        """Each lane's watermark, ns."""
-        return {name: lane.windows.watermark for name, lane in self._lanes.items()}
 
     @property
     def open_rows(self) -> int:
@@ -249,10 +245,18 @@ class PartitionBars:
             keep_from=keep_from,
             closable_at=self._closable_at,
             dead_letters=self._dead_letters,
+            counts=self._news(),
+            watermarks={name: lane.windows.watermark for name, lane in self._lanes.items()},
+            open_rows=self.open_rows,
         )
         self._closable_at, self._dead_letters = [], []
         self._taken, self._committed_at = self._read, self._clock.monotonic()
         return plan
+
+    def _news(self) -> Counts:
+        """Counts since the last plan."""
+        told, self._told = self._told, self.counts
+        return self._told.minus(told)
 
     def _hold(self, offset: Offset) -> str:
         """Empty for a lane that holds nothing back."""

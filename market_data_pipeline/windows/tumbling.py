@@ -8,7 +8,7 @@ events came one at a time, so neither the size of batches nor their boundaries c
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
@@ -50,6 +50,9 @@ class Counts:
     late: int = 0
     handled: int = 0
     skipped: int = 0
+
+    def minus(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
 
     def add(self, other: Counts) -> None:
         self.accepted += other.accepted

@@ -1,0 +1,136 @@
+"""What a run did, for its summary and the live view."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from market_data_core.events import Bar
+from market_data_core.protocols import Committed
+from market_data_pipeline.consumers.exactly_once import Observer, Plan
+from market_data_pipeline.windows.tumbling import FOREVER, NEVER, Counts
+
+_DELAYS_KEPT = 200_000
+_ZERO_REVISION = 1
+
+
+class RunStats:
+    """An observer that adds up. Delays are from a window's earliest possible close to its commit, in ms."""
+
+    def __init__(self) -> None:
+        self.counts = Counts()
+        self.stored = self.unchanged = self.refused = self.amended = self.stale = self.rejected = 0
+        self.dead_lettered = self.fenced_writes = self.flushes = self.retries = 0
+        self.partitions: set[int] = set()
+        self.watermarks: dict[tuple[int, str], int] = {}
+        self.last_bars: dict[tuple[str, str, str], Bar] = {}
+        self.last_error = ""
+        self._delays: deque[float] = deque(maxlen=_DELAYS_KEPT)
+
+    @property
+    def events(self) -> int:
+        """Distinct events that are in bars or on their way into one."""
+        return self.counts.accepted + self.counts.late
+
+    def assigned(self, partition: int, epoch: int) -> None:
+        self.partitions.add(partition)
+
+    def released(self, partition: int, reason: str) -> None:
+        self.partitions.discard(partition)
+
+    def fenced(self, partition: int) -> None:
+        self.fenced_writes += 1
+
+    def retrying(self, what: str, error: BaseException) -> None:
+        self.retries += 1
+        self.last_error = f"{what}: {error}"
+
+    def flushed(self, partition: int, plan: Plan, committed: Committed, seconds: float, at: int) -> None:
+        self.flushes += 1
+        self.last_error = ""
+        self.counts.add(plan.counts)
+        self.stored += int(np.count_nonzero(committed.bars.revision == _ZERO_REVISION))
+        self.unchanged += committed.unchanged
+        self.refused += committed.refused
+        self.amended += committed.amended
+        self.stale += committed.stale
+        self.rejected += len(committed.rejected)
+        self.dead_lettered += len(plan.dead_letters)
+        self._delays.extend((at - closable) / 1e6 for closable in plan.closable_at)
+        for lane, watermark in plan.watermarks.items():
+            self.watermarks[partition, lane] = watermark
+        self._remember(committed)
+
+    def _remember(self, committed: Committed) -> None:
+        """The newest bar of each series, without an object for every bar."""
+        bars = committed.bars
+        if len(bars) == 0:
+            return
+        order = np.lexsort((bars.ts, bars.code))
+        last = order[np.append(bars.code[order][1:] != bars.code[order][:-1], True)]
+        for bar in bars.take(last).bars():
+            key = (bar.provider, bar.symbol, bar.interval)
+            old = self.last_bars.get(key)
+            if old is None or (old.ts, old.revision) <= (bar.ts, bar.revision):
+                self.last_bars[key] = bar
+
+    def delay_ms(self) -> dict[str, float | None]:
+        """p50, p95 and p99 of the newest delays; None before the first bar."""
+        if not self._delays:
+            return {"p50": None, "p95": None, "p99": None}
+        values = np.percentile(np.array(self._delays), [50, 95, 99]).round(3).tolist()
+        return dict(zip(("p50", "p95", "p99"), values, strict=True))
+
+    def watermark_delay_ms(self, now: int) -> float | None:
+        """How far the slowest live lane is behind the clock."""
+        live = [
+            w for (_, lane), w in self.watermarks.items() if w not in (NEVER, FOREVER) and lane[:5] == "live/"
+        ]
+        return None if not live else (now - min(live)) / 1e6
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of the run as one flat object."""
+        return {
+            "events": self.events,
+            "duplicates": self.counts.duplicate,
+            "late": self.counts.late,
+            "skipped": self.counts.skipped,
+            "dead_lettered": self.dead_lettered + self.stale + self.rejected,
+            "bars_stored": self.stored,
+            "bars_amended": self.amended,
+            "bars_unchanged": self.unchanged,
+            "bars_refused": self.refused,
+            "fenced": self.fenced_writes,
+            "flushes": self.flushes,
+            "retries": self.retries,
+            "window_delay_ms": self.delay_ms(),
+        }
+
+
+class Observers:
+    """Several observers as one."""
+
+    def __init__(self, *observers: Observer) -> None:
+        self._observers = observers
+
+    def assigned(self, partition: int, epoch: int) -> None:
+        for o in self._observers:
+            o.assigned(partition, epoch)
+
+    def released(self, partition: int, reason: str) -> None:
+        for o in self._observers:
+            o.released(partition, reason)
+
+    def flushed(self, partition: int, plan: Plan, committed: Committed, seconds: float, at: int) -> None:
+        for o in self._observers:
+            o.flushed(partition, plan, committed, seconds, at)
+
+    def fenced(self, partition: int) -> None:
+        for o in self._observers:
+            o.fenced(partition)
+
+    def retrying(self, what: str, error: BaseException) -> None:
+        for o in self._observers:
+            o.retrying(what, error)
