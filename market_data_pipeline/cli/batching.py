@@ -1,0 +1,109 @@
+"""Puts a micro-batcher together from the settings: for ``micro-batch``, ``run`` and ``demo`` alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+
+from market_data_core.clock import SystemClock
+from market_data_core.config import Settings
+from market_data_core.errors import MdpError
+from market_data_core.protocols import BarSink, Claim
+from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
+from market_data_pipeline.consumers.micro_batcher import BatcherSettings, PartitionBars
+from market_data_pipeline.streaming.bus import Bus
+from market_data_pipeline.windows.tumbling import WindowSettings
+
+log = structlog.get_logger(__name__)
+_MS = 1_000_000
+_TRIM_SECONDS = 10.0
+
+
+def member_name() -> str:
+    """A name that no other process has: host, pid and a little chance, since pids come back."""
+    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+
+
+def micro_batcher(
+    settings: Settings,
+    bus: Bus,
+    store: BarSink,
+    observer: Observer,
+    *,
+    topic: str | None = None,
+    group: str | None = None,
+    member: str | None = None,
+) -> ExactlyOnceConsumer:
+    """A member of the micro-batcher's consumer group, not yet running."""
+    redis, batch = settings.bus.redis, settings.micro_batch
+    topic = topic or redis.stream
+    clock = SystemClock()
+    batcher = BatcherSettings(
+        windows=WindowSettings(
+            window_ns=batch.window_ms * _MS,
+            allow_late_ns=batch.allow_late_ms * _MS,
+            dedupe_horizon_ns=batch.dedupe_horizon_ms * _MS,
+            kinds=batch.kinds,
+        ),
+        flush_timeout_ns=batch.flush_timeout_ms * _MS,
+        late_policy=batch.late_policy,
+        max_future_ns=batch.max_future_ms * _MS,
+    )
+
+    def logic(claim: Claim) -> PartitionBars:
+        return PartitionBars(claim, batcher, clock, bus.format_offset, bus.parse_offset)
+
+    consumer = ConsumerSettings(
+        topic=topic,
+        group=group or redis.consumer_group,
+        member=member or member_name(),
+        bars_topic=redis.bars_stream,
+        dead_letter_topic=f"{topic}.dlq",
+        max_records=batch.max_batch_size,
+        lease_ms=redis.lease_ms,
+    )
+    return ExactlyOnceConsumer(bus, store, consumer, logic, clock, observer)
+
+
+@asynccontextmanager
+async def trimming(settings: Settings, bus: Bus, topics: list[str]) -> AsyncIterator[None]:
+    """Keep the topics within their retention while the block runs."""
+
+    async def forever() -> None:
+        while True:
+            await asyncio.sleep(_TRIM_SECONDS)
+            for topic in topics:
+                try:
+                    await bus.trim(
+                        topic,
+                        retention_ms=settings.bus.redis.retention_ms,
+                        max_records=settings.bus.redis.max_records,
+                    )
+                except MdpError as error:
+                    log.warning("could not trim; the next round tries again", topic=topic, error=str(error))
+
+    task = asyncio.create_task(forever())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def until_stopped(consumer: ExactlyOnceConsumer, until_idle: float | None = None) -> None:
+    """Run the consumer; a cancellation (Ctrl-C) stops it gracefully: closed windows are still committed."""
+    stop = asyncio.Event()
+    task = asyncio.create_task(consumer.run(stop, until_idle))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        stop.set()
+        await task
+        raise

@@ -1,0 +1,91 @@
+"""``mdp stream micro-batch``: events of the bus become bars in the store."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from market_data_pipeline.cli import context
+
+
+def micro_batch(
+    ctx: typer.Context,
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="DURATION", help="Length of a window, such as 2s or 1m.")
+    ] = None,
+    topic: Annotated[
+        str | None, typer.Option("--topic", metavar="T", help="Topic to read (bus.redis.stream).")
+    ] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", metavar="G", help="Consumer group (bus.redis.consumer_group).")
+    ] = None,
+    until_idle: Annotated[
+        str | None,
+        typer.Option(
+            "--until-idle",
+            metavar="DURATION",
+            help="End when nothing has come for so long, every window closed.",
+        ),
+    ] = None,
+) -> None:
+    """Make OHLCV bars of the events on the bus and store them exactly once.
+
+    \b
+    mdp stream micro-batch --window 2s
+    mdp stream micro-batch --window 1m --until-idle 5s
+    """
+    from market_data_core.config_files import Given
+
+    settings = context.settings(
+        ctx,
+        Given("--window", "micro_batch.window_ms", window),
+        Given("--topic", "bus.redis.stream", topic),
+        Given("--group", "bus.redis.consumer_group", group),
+    )
+    idle = context.seconds("--until-idle", until_idle)
+    summary = context.run(_consume(settings, idle))
+    if context.options(ctx).json:
+        context.emit(summary)
+    else:
+        _say(summary)
+
+
+async def _consume(settings: Any, until_idle: float | None) -> dict[str, Any]:
+    import asyncio
+    import contextlib
+    import time
+
+    from market_data_pipeline import telemetry
+    from market_data_pipeline.cli import batching, jobs
+    from market_data_pipeline.consumers.stats import Observers, RunStats
+
+    stats = RunStats()
+    metrics = telemetry.Metrics()
+    redis = settings.bus.redis
+    observer = Observers(
+        stats, telemetry.MetricsObserver(metrics, redis.stream, settings.micro_batch.window_ms)
+    )
+    started = time.monotonic()
+    with telemetry.exporter(metrics, settings.telemetry.metrics_port):
+        async with (
+            await context.open_bus(settings) as bus,
+            await context.open_store(settings) as store,
+            jobs.tracked(store, "micro-batch", stats.summary),
+        ):
+            await bus.ensure_topic(redis.stream, redis.partitions)
+            consumer = batching.micro_batcher(settings, bus, store, observer)
+            async with batching.trimming(settings, bus, [redis.stream, redis.bars_stream]):
+                with contextlib.suppress(asyncio.CancelledError):
+                    await batching.until_stopped(consumer, until_idle)
+    return {"seconds": round(time.monotonic() - started, 3), **stats.summary()}
+
+
+def _say(summary: dict[str, Any]) -> None:
+    delay = summary["window_delay_ms"]["p95"]
+    context.say(
+        f"{summary['events']:,} events, {summary['bars_stored']:,} bars stored, {summary['bars_amended']:,} amended, "
+        f"{summary['bars_unchanged']:,} unchanged, {summary['duplicates']:,} duplicates, {summary['late']:,} late, "
+        f"{summary['dead_lettered']:,} dead letters in {summary['seconds']:.1f} s"
+        + ("" if delay is None else f"; p95 of window delay {delay:.0f} ms")
+    )
