@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from market_data_store.client import StoreClient
     from rich.console import Console
 
     from market_data_core.config import Settings
     from market_data_core.config_files import Given
     from market_data_pipeline.streaming.bus import Bus
+    from market_data_store.client import StoreClient
 
 _T = TypeVar("_T")
 _META = "mdp.options"
 INTERRUPTED = 130
 TERMINATED = 143
+NO_LIMIT_SECONDS = 86_400.0
 
 
 @dataclass
@@ -71,25 +72,12 @@ def bus_url(settings: Settings) -> str:
 
 
 def store_url(settings: Settings) -> str:
-    """Where the database is, with a schema that fits. Holds a password.
-
-    The embedded PostgreSQL is started when none is configured, and its schema is brought up to date.
-
-    Raises:
-        SchemaOutOfDate: a database of the user's own needs `mdp store upgrade`.
-    """
-    from market_data_store import schema
-
+    """Where the database is; the embedded PostgreSQL is started when none is configured. Holds a password."""
     if settings.store.url:
-        url = settings.store.url.reveal()
-        schema.require_current(url)
-        return url
+        return settings.store.url.reveal()
     from market_data_pipeline import embedded
 
-    service = embedded.postgres()
-    url = service.start()
-    service.once_a_start("schema", lambda: schema.upgrade(url))
-    return url
+    return embedded.postgres().start()
 
 
 async def open_bus(settings: Settings) -> Bus:
@@ -103,17 +91,30 @@ async def open_bus(settings: Settings) -> Bus:
 
 
 async def open_store(settings: Settings) -> StoreClient:
-    """A connection pool to the store; close it when done."""
+    """A connection pool to the store; close it when done. The embedded database's schema is kept up to date.
+
+    Raises:
+        SchemaOutOfDate: a database of the user's own needs ``mdp store upgrade``.
+    """
     import asyncio
 
+    from market_data_core.errors import SchemaOutOfDate
     from market_data_store.client import StoreClient
 
+    async def connect() -> StoreClient:
+        limit = settings.store.statement_timeout_ms / 1000 or NO_LIMIT_SECONDS
+        return await StoreClient.connect(url, pool_size=settings.store.pool_size, timeout_s=limit)
+
     url = await asyncio.to_thread(store_url, settings)
-    return await StoreClient.open(
-        url,
-        pool_size=settings.store.pool_size,
-        statement_timeout_ms=settings.store.statement_timeout_ms,
-    )
+    try:
+        return await connect()
+    except SchemaOutOfDate:
+        if settings.store.url:
+            raise
+        from market_data_store import schema
+
+        await asyncio.to_thread(schema.upgrade, url)
+        return await connect()
 
 
 def run(main: Coroutine[Any, Any, _T]) -> _T:
@@ -154,6 +155,23 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     if signal.SIGINT in received:
         raise typer.Exit(INTERRUPTED)
     return result
+
+
+def seconds(option: str, text: str | None) -> float | None:
+    """The seconds of a duration given with ``option``; None when it was not given.
+
+    Raises:
+        UsageError: it is no duration.
+    """
+    from market_data_core.errors import UsageError
+    from market_data_core.events import parse_interval
+
+    if text is None:
+        return None
+    try:
+        return parse_interval(text) / 1e9
+    except ValueError:
+        raise UsageError(f"{option}: must be a duration such as 500ms, 2s or 1m (got {text!r})") from None
 
 
 # --- output ----------------------------------------------------------------------------------------------------

@@ -54,28 +54,51 @@ class Postgres(Service):
     name: ClassVar[str] = "postgres"
     process: ClassVar[str] = "postgres"
 
-    def _prepare(self, state: State, account: spawn.Account | None) -> None:
+    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
         if (self.data / "PG_VERSION").exists():
+            # No process of this folder is left, or we would not be here. PostgreSQL itself would refuse the lock
+            # file of one that was killed while its number is somebody else's, or a zombie's where init reaps none.
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            if forgotten:
+                self._alone(self.data, account, _set_password(state))
             return
         if self.data.exists() and any(self.data.iterdir()):
-            raise EmbeddedError(f"{self.data} holds something that is no PostgreSQL database; move it away and try again")
+            raise EmbeddedError(
+                f"{self.data} holds something that is no PostgreSQL database; move it away and try again"
+            )
         new = self.home / f"{self.name}.new"
         if new.exists():  # a start that was killed on its way
             shutil.rmtree(new)
         spawn.own(new, account)
         programs = self._programs(account)
         self._run(
-            [str(programs / "initdb"), "-D", _here(new), "-U", ROLE, "--auth=reject", "--encoding=UTF8", "--locale=C"],
+            [
+                str(programs / "initdb"),
+                "-D",
+                _here(new),
+                "-U",
+                ROLE,
+                "--auth=reject",
+                "--encoding=UTF8",
+                "--locale=C",
+            ],
             new,
             account,
         )
         (new / "pg_hba.conf").write_text(_HOST_ACCESS, encoding="ascii")
         # Alone, before anybody can connect; the password (letters, digits, - and _) comes by stdin.
         statements = f"ALTER ROLE {ROLE} PASSWORD '{state.password}'\nCREATE DATABASE {DATABASE}\n"
-        self._run([str(programs / "postgres"), "--single", "-D", _here(new), "postgres"], new, account, statements)
+        self._run(
+            [str(programs / "postgres"), "--single", "-D", _here(new), "postgres"], new, account, statements
+        )
         if self.data.exists():
             self.data.rmdir()
         new.rename(self.data)
+
+    def _alone(self, data: Path, account: spawn.Account | None, statements: str) -> None:
+        """Run statements, one a line, in a database that nobody can connect to meanwhile."""
+        program = str(self._programs(account) / "postgres")
+        self._run([program, "--single", "-D", _here(data), "postgres"], data, account, statements)
 
     def _run(self, argv: list[str], cwd: Path, account: spawn.Account | None, stdin: str = "") -> None:
         done = subprocess.run(
@@ -83,11 +106,15 @@ class Postgres(Service):
         )
         if done.returncode == 0 and "ERROR:" not in done.stderr:
             return
-        said = [" ".join(line.split()) for line in done.stderr.splitlines() if line.strip()] or ["it said nothing"]
+        said = [" ".join(line.split()) for line in done.stderr.splitlines() if line.strip()] or [
+            "it said nothing"
+        ]
         if any("o space left" in line for line in said):
             raise OSError(28, os.strerror(28), str(self.home))
         telling = [line for line in said if "FATAL" in line or "rror" in line] or said
-        raise EmbeddedError(f"the embedded postgres cannot make its database: {telling[0][:300]}; see {self.home}")
+        raise EmbeddedError(
+            f"the embedded postgres cannot make its database: {telling[0][:300]}; see {self.home}"
+        )
 
     def _command(self, state: State, account: spawn.Account | None) -> tuple[list[str], bytes]:
         options = [f"--{name}={value}" for name, value in _SETTINGS.items()]
@@ -120,7 +147,7 @@ class Postgres(Service):
             return []
         return [line.strip() for line in text.splitlines()]
 
-    def _is_head(self, process: psutil.Process) -> bool:
+    def _is_server(self, process: psutil.Process, state: State | None) -> bool:
         return self._lock_file()[:1] == [str(process.pid)]
 
     def _ask_to_stop(self, server: psutil.Process) -> float:
@@ -129,6 +156,11 @@ class Postgres(Service):
 
     def _url(self, state: State) -> str:
         return f"postgresql://{ROLE}:{state.password}@127.0.0.1:{state.port}/{DATABASE}?sslmode=disable"
+
+
+def _set_password(state: State) -> str:
+    # Made of letters, digits, - and _, so it needs no quoting; it goes by stdin, not by the command line.
+    return f"ALTER ROLE {ROLE} PASSWORD '{state.password}'\n"
 
 
 def _here(data: Path) -> str:

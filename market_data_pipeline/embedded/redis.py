@@ -37,7 +37,7 @@ class Redis(Service):
     name: ClassVar[str] = "redis"
     process: ClassVar[str] = "redis-server"
 
-    def _prepare(self, state: State, account: spawn.Account | None) -> None:
+    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
         spawn.own(self.data, account)
 
     def _command(self, state: State, account: spawn.Account | None) -> tuple[list[str], bytes]:
@@ -61,6 +61,13 @@ class Redis(Service):
         except OSError:
             return False
         return answer == b"+OK\r\n+PONG\r\n"
+
+    def _is_server(self, process: psutil.Process, state: State | None) -> bool:
+        """The one that listens; a child that rewrites the file does not."""
+        try:
+            return any(c.status == psutil.CONN_LISTEN for c in process.net_connections("tcp"))
+        except psutil.Error:
+            return False
 
     def _ask_to_stop(self, server: psutil.Process) -> float:
         server.terminate()

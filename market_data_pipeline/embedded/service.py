@@ -1,9 +1,11 @@
 """The life of one embedded server, whatever it serves.
 
 On disk, for a service NAME: ``NAME.json`` (port, password and last process id, mode 0600), ``NAME.lock``
-(held while one process starts or stops it), ``NAME.log`` and ``NAME/`` (its data). The truth about what runs is
-the process table: a server is ours when its working directory is that data folder. So a stale id, a killed
-starter or a lost file never leads to a second server on the same data.
+(held while one process starts or stops it), ``NAME.running`` (locked by the server itself for as long as any of
+its processes lives), ``NAME.log`` and ``NAME/`` (its data). The truth about what runs is the process table: a
+server is ours when its working directory is that data folder. So a stale id, a killed starter or a lost file
+never leads to a second server on the same data; and neither does another container with the same volume, whose
+processes cannot be seen, since the lock can.
 """
 
 from __future__ import annotations
@@ -71,12 +73,13 @@ class Service(ABC):
         self.data = home / self.name
         self.log = home / f"{self.name}.log"
         self._state_file = home / f"{self.name}.json"
+        self._running = home / f"{self.name}.running"
 
     # --- what a server has to say for itself --------------------------------------------------------------
 
     @abstractmethod
-    def _prepare(self, state: State, account: spawn.Account | None) -> None:
-        """Make the data folder usable, if it is not."""
+    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
+        """Make the data folder usable, if it is not; when the password was ``forgotten``, make it the new one."""
 
     @abstractmethod
     def _command(self, state: State, account: spawn.Account | None) -> tuple[list[str], bytes]:
@@ -133,7 +136,9 @@ class Service(ABC):
         port = state.port if state else None
         if server is None:
             return Status(self.name, False, None, port, None, size, str(self.data))
-        return Status(self.name, True, server.pid, port, time.time() - server.create_time(), size, str(self.data))
+        return Status(
+            self.name, True, server.pid, port, time.time() - server.create_time(), size, str(self.data)
+        )
 
     def url(self) -> str | None:
         """The URL while the server runs; None while it does not."""
@@ -160,23 +165,28 @@ class Service(ABC):
         self._end_strays()
         self._require_space()
         account = spawn.account()
+        forgotten = state is None
         state = state or State(port=0, password=secrets.token_urlsafe(24))
         for _ in range(5):
             state = replace(state, port=_free_port(state.port), pid=None)
             self._save(state)  # before the server has it: a starter that dies here leaves nothing unknown
-            self._prepare(state, account)
+            self._prepare(state, account, forgotten)
             pid = self._spawn(state, account)
             state = replace(state, pid=pid)
             self._save(state)
             if self._wait_ready(state, pid):
                 return state
-        raise EmbeddedError(f"no free port was found for the embedded {self.name} on 127.0.0.1; free one and try again")
+        raise EmbeddedError(
+            f"no free port was found for the embedded {self.name} on 127.0.0.1; free one and try again"
+        )
 
     def _spawn(self, state: State, account: spawn.Account | None) -> int:
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         argv, stdin = self._command(state, account)
-        return spawn.detached(argv, cwd=self.data, stdin=stdin, log=self.log, account=account)
+        return spawn.detached(
+            argv, cwd=self.data, stdin=stdin, log=self.log, account=account, keep=self._running
+        )
 
     def _wait_ready(self, state: State, pid: int) -> bool:
         """True when it answers; False when its port was taken in between; raises when it gave up."""
@@ -190,7 +200,9 @@ class Service(ABC):
                     return False
                 if "o space left" in said:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.data))
-                raise EmbeddedError(f"the embedded {self.name} did not start: {said or 'it said nothing'}; see {self.log}")
+                raise EmbeddedError(
+                    f"the embedded {self.name} did not start: {said or 'it said nothing'}; see {self.log}"
+                )
             time.sleep(0.01)
         raise EmbeddedError(
             f"the embedded {self.name} has not been ready for {READY_SECONDS:.0f} s; see {self.log}, then try again"
@@ -201,7 +213,7 @@ class Service(ABC):
         found = server is not None
         if server is not None:
             seconds = self._ask_to_stop(server)
-            psutil.wait_procs([server], timeout=seconds)
+            _wait_gone([server], seconds)
         return self._end_strays() or found
 
     # --- processes ----------------------------------------------------------------------------------------
@@ -215,12 +227,11 @@ class Service(ABC):
         ours = self._processes()
         ids = {process.pid for process in ours}
         heads = [process for process in ours if _parent(process) not in ids]
-        # Backends whose postmaster was killed are many; a server has one head.
-        return heads[0] if len(heads) == 1 and self._is_head(heads[0]) else None
+        return next((p for p in heads if self._works_here(p) and self._is_server(p, state)), None)
 
-    def _is_head(self, process: psutil.Process) -> bool:
-        """Whether a process found by its folder is the server itself, not something it left behind."""
-        return True
+    @abstractmethod
+    def _is_server(self, process: psutil.Process, state: State | None) -> bool:
+        """Whether a process found by its folder is the server itself, not a child that a killed one left."""
 
     def _is_ours(self, pid: int) -> bool:
         try:
@@ -230,10 +241,12 @@ class Service(ABC):
             return False
 
     def _works_here(self, process: psutil.Process) -> bool:
-        try:
+        if not Path("/proc/self/cwd").exists():
+            return process.cwd() == str(self.data.resolve())
+        try:  # by identity: the folder may have been deleted and made again under the same name
             return os.path.samefile(f"/proc/{process.pid}/cwd", self.data)
         except OSError:
-            return process.cwd() == str(self.data.resolve()) and not Path("/proc/self").exists()
+            return False
 
     def _processes(self) -> list[psutil.Process]:
         """Every process of this service, also those whose data folder was deleted under them."""
@@ -254,17 +267,17 @@ class Service(ABC):
         left = self._processes()
         if not left:
             return False
-        _, left = psutil.wait_procs(left, timeout=5)
+        left = _wait_gone(left, 5)
         for process in left:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        _, left = psutil.wait_procs(left, timeout=10)
-        left = [process for process in left if _alive(process.pid)]
-        if left:
+        if left := _wait_gone(left, 10):
             ids = ", ".join(str(process.pid) for process in left)
-            raise EmbeddedError(f"the embedded {self.name} left processes that cannot be ended ({ids}); end them by hand")
+            raise EmbeddedError(
+                f"the embedded {self.name} left processes that cannot be ended ({ids}); end them by hand"
+            )
         return True
 
     # --- files --------------------------------------------------------------------------------------------
@@ -318,6 +331,16 @@ def _alive(pid: int) -> bool:
         return False
 
 
+def _wait_gone(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Wait until they have ended, zombies included; those that have not."""
+    deadline = time.monotonic() + seconds
+    while (
+        left := [p for p in processes if p.is_running() and _alive(p.pid)]
+    ) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return left
+
+
 def _parent(process: psutil.Process) -> int | None:
     try:
         return process.ppid()
@@ -337,7 +360,9 @@ def _free_port(preferred: int) -> int:
             except OSError:
                 continue
             return port
-    raise EmbeddedError(f"no port from {PORTS.start} to {PORTS.stop - 1} is free on 127.0.0.1; free one and try again")
+    raise EmbeddedError(
+        f"no port from {PORTS.start} to {PORTS.stop - 1} is free on 127.0.0.1; free one and try again"
+    )
 
 
 def _last_words(log: Path) -> str:
@@ -349,7 +374,11 @@ def _last_words(log: Path) -> str:
     except OSError:
         return ""
     lines = [" ".join(line.split()) for line in lines if line.strip()]
-    telling = [line for line in lines if any(word in line for word in ("FATAL", "PANIC", "rror", "in use", "space left"))]
+    telling = [
+        line
+        for line in lines
+        if any(word in line for word in ("FATAL", "PANIC", "rror", "in use", "space left"))
+    ]
     return (telling or lines or [""])[-1][:300]
 
 

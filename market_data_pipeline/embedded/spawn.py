@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pwd
 import shutil
@@ -43,7 +44,20 @@ def account() -> Account | None:
         except KeyError:
             continue
         return Account(name, entry.pw_uid, entry.pw_gid)
-    raise EmbeddedError("as root the embedded servers need a user mdp or nobody; create one with `useradd --system mdp`")
+    raise EmbeddedError(
+        "as root the embedded servers need a user mdp or nobody; create one with `useradd --system mdp`"
+    )
+
+
+def require_name() -> None:
+    """PostgreSQL makes a database only for a user that the system has a name for."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        raise EmbeddedError(
+            f"the user id {os.geteuid()} has no name on this system, which the embedded postgres needs; "
+            "add it to /etc/passwd, run as another user, or set DATABASE_URL"
+        ) from None
 
 
 def own(path: Path, account: Account | None, mode: int = 0o700) -> None:
@@ -63,9 +77,27 @@ def as_user(account: Account | None) -> dict[str, Any]:
     return settings
 
 
-def detached(argv: list[str], *, cwd: Path, stdin: bytes, log: Path, account: Account | None) -> int:
-    """Start a server in a session of its own, with ``log`` for all it says; its process id."""
-    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
+def detached(
+    argv: list[str], *, cwd: Path, stdin: bytes, log: Path, account: Account | None, keep: Path
+) -> int:
+    """Start a server in a session of its own, with ``log`` for all it says; its process id.
+
+    The server and its children inherit a lock on ``keep``, which the kernel frees when the last of them ends.
+
+    Raises:
+        EmbeddedError: somebody holds ``keep``.
+    """
+    with (
+        os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out,
+        os.fdopen(os.open(keep, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as lock,
+    ):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EmbeddedError(
+                f"{cwd} is used by a server that cannot be seen from here, as in another container; "
+                "stop it there, or set MDP_HOME to another directory"
+            ) from None
         # The launcher's stdout is a pipe for the id; the server gets the log through stderr's copy.
         launch = ["/bin/sh", "-c", _LAUNCH.replace('"$@"', '"$@" >&2'), "sh", *argv]
         done = subprocess.run(
@@ -76,6 +108,7 @@ def detached(argv: list[str], *, cwd: Path, stdin: bytes, log: Path, account: Ac
             stderr=out,
             start_new_session=True,
             check=True,
+            pass_fds=(lock.fileno(),),
             **as_user(account),
         )
     return int(done.stdout)
@@ -102,7 +135,12 @@ def program(distribution: str, package: str, inside: str, account: Account | Non
 def _reachable(folder: Path, account: Account) -> bool:
     walk = 'find -L "$1" -type f ! -readable 2>&1 | head -1'
     done = subprocess.run(
-        ["/bin/sh", "-c", walk, "sh", str(folder)], cwd="/", capture_output=True, text=True, check=False, **as_user(account)
+        ["/bin/sh", "-c", walk, "sh", str(folder)],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        check=False,
+        **as_user(account),
     )
     return done.returncode == 0 and not done.stdout.strip()
 
