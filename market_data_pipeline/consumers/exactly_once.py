@@ -152,17 +152,24 @@ class ExactlyOnceConsumer:
         self._claims: dict[int, asyncio.Task[None]] = {}
         self._failure: BaseException | None = None
         self._active_at = clock.monotonic()
+        self._until_idle: float | None = None
 
     @property
     def partitions(self) -> list[int]:
         """The partitions owned now."""
         return sorted(self._owned)
 
+    def end_when_idle(self, seconds: float) -> None:
+        """From now on :meth:`run` ends, all windows closed, when nothing has come for so long."""
+        self._until_idle = seconds
+        self._active_at = max(self._active_at, self._clock.monotonic())
+
     async def run(self, stop: asyncio.Event, until_idle: float | None = None) -> None:
         """Consume until ``stop`` is set, or until nothing has come for ``until_idle`` seconds.
 
         A stop commits closed windows only and leaves the events of open ones unacknowledged; going idle closes all.
         """
+        self._until_idle = until_idle
         s = self._settings
         consumer = self._bus.consumer(
             s.topic, s.group, s.member, max_records=s.max_records, lease_ms=s.lease_ms
@@ -173,7 +180,7 @@ class ExactlyOnceConsumer:
                 poll = await self._retry("bus", lambda: self._poll(consumer, stop))
                 await self._take(consumer, poll)
                 self._raise_failure()
-                if until_idle is not None and await self._is_idle(until_idle):
+                if self._until_idle is not None and await self._is_idle(self._until_idle):
                     for owned in self._owned.values():
                         owned.logic.finish()
                     break
