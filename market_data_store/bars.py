@@ -1,0 +1,303 @@
+"""The table ``bars_ohlcv``: writing bars by the column, and reading them.
+
+One statement writes a batch: ``unnest`` of binary arrays, since it takes columns as they are, works inside of
+any transaction with ``ON CONFLICT``, and measures 0.4 to 0.5 of a raw COPY that checks nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, LiteralString
+
+import numpy as np
+from numpy.typing import NDArray
+from psycopg import AsyncConnection
+
+from market_data_core.batch import I64, BarBatch
+from market_data_core.events import BarSeries
+from market_data_store.arrays import Names, timestamps
+from market_data_store.connection import one_row
+
+VALUES: Final = (
+    "open",
+    "high",
+    "low",
+    "close",
+    "volume",
+    "volume_lo",
+    "notional",
+    "notional_lo",
+    "n_events",
+    "first_ts",
+    "first_seq",
+    "last_ts",
+    "last_seq",
+)
+"""What a bar says, in the order of the statements below; a bar is unchanged when all of it is."""
+
+_INPUT: Final[LiteralString] = """
+    FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[],
+                %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[],
+                %s::float8[], %s::float8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[])
+      AS i(provider, symbol, "interval", ts, open, high, low, close, volume, volume_lo, notional,
+           notional_lo, n_events, first_ts, first_seq, last_ts, last_seq)
+"""
+
+_INSERT: Final[LiteralString] = (
+    """
+    INSERT INTO bars_ohlcv AS b (
+        provider, symbol, "interval", ts, open, high, low, close, volume, volume_lo, notional, notional_lo,
+        n_events, first_ts, first_seq, last_ts, last_seq, vwap, revision, writer, updated_at)
+    SELECT provider, symbol, "interval", ts, open, high, low, close, volume, volume_lo,
+           NULLIF(notional, 'NaN'), notional_lo, n_events, first_ts, first_seq, last_ts, last_seq,
+           NULLIF(notional, 'NaN') / NULLIF(volume, 0), 1, %s::text, now()
+"""
+    + _INPUT
+    + """
+    ON CONFLICT ("interval", symbol, ts, provider)
+"""
+)
+
+_REPLACE: Final[LiteralString] = """
+    DO UPDATE SET
+        open = EXCLUDED.open, high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close,
+        volume = EXCLUDED.volume, volume_lo = EXCLUDED.volume_lo, notional = EXCLUDED.notional,
+        notional_lo = EXCLUDED.notional_lo, vwap = EXCLUDED.vwap, n_events = EXCLUDED.n_events,
+        first_ts = EXCLUDED.first_ts, first_seq = EXCLUDED.first_seq, last_ts = EXCLUDED.last_ts,
+        last_seq = EXCLUDED.last_seq, revision = b.revision + 1, writer = EXCLUDED.writer,
+        updated_at = EXCLUDED.updated_at
+    WHERE (%s::bool OR EXCLUDED.n_events >= b.n_events)
+      AND (b.open, b.high, b.low, b.close, b.volume, b.volume_lo, b.notional, b.notional_lo, b.n_events,
+           b.first_ts, b.first_seq, b.last_ts, b.last_seq)
+          IS DISTINCT FROM
+          (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, EXCLUDED.volume_lo,
+           EXCLUDED.notional, EXCLUDED.notional_lo, EXCLUDED.n_events, EXCLUDED.first_ts,
+           EXCLUDED.first_seq, EXCLUDED.last_ts, EXCLUDED.last_seq)
+"""
+
+# Keys come back only where they tell more than the count does: not when every row was new.
+_WRITTEN: Final[LiteralString] = """
+    SELECT n, highest, CASE WHEN partly THEN providers END, CASE WHEN partly THEN symbols END,
+           CASE WHEN partly THEN intervals END, CASE WHEN partly THEN starts END,
+           CASE WHEN partly THEN revisions END
+    FROM (SELECT count(*) AS n, coalesce(max(revision), 0) AS highest,
+                 count(*) <> %s::int8 OR max(revision) > 1 AS partly, array_agg(provider) AS providers,
+                 array_agg(symbol) AS symbols, array_agg("interval") AS intervals, array_agg(ts) AS starts,
+                 array_agg(revision) AS revisions FROM written) w
+"""
+_RETURNING: Final[LiteralString] = ' RETURNING provider, symbol, "interval", ts, revision) '
+_UPSERT: Final[LiteralString] = "WITH written AS (" + _INSERT + _REPLACE + _RETURNING + _WRITTEN
+_INSERT_NEW: Final[LiteralString] = "WITH written AS (" + _INSERT + "DO NOTHING" + _RETURNING + _WRITTEN
+
+_REFUSED: Final[LiteralString] = """
+    SELECT count(*) FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::int8[])
+                      AS i(provider, symbol, "interval", ts, n_events)
+    JOIN bars_ohlcv b USING (provider, symbol, "interval", ts) WHERE b.n_events > i.n_events
+"""
+
+_COLUMNS: Final[LiteralString] = """
+    array_agg(ts), array_agg(open), array_agg(high), array_agg(low), array_agg(close), array_agg(volume),
+    array_agg(volume_lo), array_agg(notional), array_agg(notional_lo), array_agg(n_events),
+    array_agg(first_ts), array_agg(first_seq), array_agg(last_ts), array_agg(last_seq), array_agg(revision)
+"""
+_ROW: Final[LiteralString] = """
+    ts, open, high, low, close, volume, volume_lo, coalesce(notional, 'NaN') AS notional, notional_lo, n_events,
+    first_ts, first_seq, last_ts, last_seq, revision
+"""
+
+_LOCK: Final[LiteralString] = (
+    # Literals only, as the type says.
+    """
+    WITH locked AS MATERIALIZED (
+        SELECT k.row, b.writer, b.ts, b.open, b.high, b.low, b.close, b.volume, b.volume_lo,
+               coalesce(b.notional, 'NaN') AS notional, b.notional_lo, b.n_events, b.first_ts, b.first_seq,
+               b.last_ts, b.last_seq, b.revision
+        FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::int8[])
+          AS k(provider, symbol, "interval", ts, row)
+        JOIN bars_ohlcv b USING (provider, symbol, "interval", ts) ORDER BY k.row FOR UPDATE OF b)
+    SELECT array_agg(row), array_agg(writer),
+"""  # noqa: S608
+    + _COLUMNS
+    + " FROM locked"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Upserted:
+    """``changed``: rows inserted or changed, with their revisions; what each of the others was."""
+
+    changed: BarBatch
+    refused: int
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """Stored bars, locked until the transaction ends. ``row[i]`` is which of the asked rows ``bars`` row ``i``
+    is, ``writer[i]`` who wrote it."""
+
+    row: I64
+    writer: list[str]
+    bars: BarBatch
+
+
+@dataclass(frozen=True, slots=True)
+class BarQuery:
+    """Which bars to read: ``start`` inclusive and ``end`` exclusive in ns UTC, ``interval`` canonical."""
+
+    interval: str
+    symbols: list[str] | None = None
+    provider: str | None = None
+    start: int | None = None
+    end: int | None = None
+
+
+def key_order(bars: BarBatch) -> BarBatch:
+    """Rows in an order that is the same for everybody who writes, so that no two writers wait for each other."""
+    ranking = sorted(range(len(bars.series)), key=lambda i: _key(bars.series[i]))
+    rank = np.empty(len(ranking), np.int32)
+    rank[ranking] = np.arange(len(ranking), dtype=np.int32)
+    return bars.take(np.lexsort((bars.ts, rank[bars.code])))
+
+
+async def upsert(
+    connection: AsyncConnection[Any], bars: BarBatch, writer: str, *, force: bool = False
+) -> Upserted:
+    """Store ``bars``; one stored already stays when it is equal, or made of more events and not ``force``.
+
+    Raises:
+        psycopg.DataError, psycopg.IntegrityError: the server does not take a row; the transaction is over.
+    """
+    done: list[Upserted] = []
+    for part in _distinct(key_order(bars)):
+        changed = await _write(connection, _UPSERT, part, writer, (force,))
+        missed = len(part) - len(changed)
+        refused = 0 if force or not missed else await _count_refused(connection, part)
+        done.append(Upserted(changed, refused, missed - refused))
+    if len(done) == 1:
+        return done[0]
+    changed = BarBatch.concat([d.changed for d in done]) if done else BarBatch.empty()
+    return Upserted(changed, sum(d.refused for d in done), sum(d.unchanged for d in done))
+
+
+async def insert_new(connection: AsyncConnection[Any], bars: BarBatch, writer: str) -> BarBatch:
+    """Store those of ``bars``, with distinct keys, that no row exists for; return them."""
+    return await _write(connection, _INSERT_NEW, key_order(bars), writer, ())
+
+
+async def lock(connection: AsyncConnection[Any], bars: BarBatch) -> Locked:
+    """The stored rows with the keys of ``bars``, locked in the order of ``bars``."""
+    keys = [*_keys(bars), np.arange(len(bars), dtype=np.int64)]
+    cursor = await connection.execute(_LOCK, keys, binary=True)
+    found = await one_row(cursor)
+    if found[0] is None:
+        return Locked(np.empty(0, np.int64), [], BarBatch.empty())
+    row, writer, *columns = found
+    return Locked(row, writer, _batch(bars.series, bars.code[row], columns))
+
+
+async def read(
+    connection: AsyncConnection[Any], query: BarQuery, limit: int, after: tuple[str, int, str] | None = None
+) -> BarBatch:
+    """Up to ``limit`` bars ordered by (symbol, ts, provider), from behind the key ``after`` on."""
+    where: list[LiteralString] = ['"interval" = %s']
+    values: list[Any] = [query.interval]
+    if query.symbols is not None:
+        where.append("symbol = ANY(%s)")
+        values.append(query.symbols)
+    if query.provider is not None:
+        where.append("provider = %s")
+        values.append(query.provider)
+    if query.start is not None:
+        where.append("ts >= %s")
+        values.append(moment(query.start))
+    if query.end is not None:
+        where.append("ts < %s")
+        values.append(moment(query.end))
+    if after is not None:
+        where.append("(symbol, ts, provider) > (%s, %s, %s)")
+        values += [after[0], moment(after[1]), after[2]]
+    page: LiteralString = (
+        "WITH page AS MATERIALIZED (SELECT symbol, provider," + _ROW + "FROM bars_ohlcv WHERE "
+        " " + " AND ".join(where) + " ORDER BY symbol, ts, provider LIMIT %s)"
+        " SELECT array_agg(symbol), array_agg(provider)," + _COLUMNS + "FROM page"
+    )
+    found = await one_row(await connection.execute(page, [*values, limit], binary=True))
+    if found[0] is None:
+        return BarBatch.empty()
+    symbols, providers, *columns = found
+    table: dict[tuple[str, str], int] = {}
+    code = [table.setdefault(pair, len(table)) for pair in zip(providers, symbols, strict=True)]
+    series = tuple(BarSeries(provider, symbol, query.interval) for provider, symbol in table)
+    return _batch(series, np.array(code, np.int32), columns)
+
+
+def moment(ns: int) -> datetime:
+    """``ns`` as timestamptz has it: rounded up to microseconds, which keeps ``>=`` and ``<`` true."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=-(-ns // 1000))
+
+
+def _key(series: BarSeries) -> tuple[str, str, str]:
+    return series.interval, series.symbol, series.provider
+
+
+def _keys(bars: BarBatch) -> list[Any]:
+    """The key columns of ``bars``."""
+    provider, symbol, interval = zip(*bars.series, strict=True) if bars.series else ((), (), ())
+    return [*(Names(t, bars.code) for t in (provider, symbol, interval)), timestamps(bars.ts)]
+
+
+def _distinct(bars: BarBatch) -> list[BarBatch]:
+    """``bars``, in key order, as batches without a key that comes twice: a statement cannot write a row twice."""
+    parts = []
+    while len(bars):
+        again = np.zeros(len(bars), np.bool_)
+        again[1:] = (bars.code[1:] == bars.code[:-1]) & (bars.ts[1:] == bars.ts[:-1])
+        if not again.any():
+            parts.append(bars)
+            break
+        parts.append(bars.take(~again))
+        bars = bars.take(again)
+    return parts
+
+
+async def _write(
+    connection: AsyncConnection[Any],
+    statement: LiteralString,
+    bars: BarBatch,
+    writer: str,
+    more: tuple[Any, ...],
+) -> BarBatch:
+    """Run an insert on ``bars``, in key order; return what was written, with revisions."""
+    n = len(bars)
+    values = [*_keys(bars), *(getattr(bars, name) for name in VALUES)]
+    cursor = await connection.execute(statement, [writer, *values, *more, n], binary=True)
+    count, highest, *keys = await one_row(cursor)
+    if count == n and highest <= 1:
+        return _revised(bars, np.ones(n, np.int32))
+    if count == 0:
+        return bars.take(slice(0, 0))
+    providers, symbols, intervals, ts, revision = keys
+    codes = {series: code for code, series in enumerate(bars.series)}
+    places = {pair: i for i, pair in enumerate(zip(bars.code.tolist(), bars.ts.tolist(), strict=True))}
+    rows = [
+        places[codes[BarSeries(*series)], at]
+        for *series, at in zip(providers, symbols, intervals, ts.tolist(), strict=True)
+    ]
+    return _revised(bars.take(np.array(rows, np.int64)), revision)
+
+
+async def _count_refused(connection: AsyncConnection[Any], bars: BarBatch) -> int:
+    cursor = await connection.execute(_REFUSED, [*_keys(bars), bars.n_events], binary=True)
+    return int((await one_row(cursor))[0])
+
+
+def _revised(bars: BarBatch, revision: NDArray[np.int32]) -> BarBatch:
+    return _batch(bars.series, bars.code, [bars.ts, *(getattr(bars, name) for name in VALUES), revision])
+
+
+def _batch(series: tuple[BarSeries, ...], code: NDArray[np.int32], columns: list[Any]) -> BarBatch:
+    """A batch of columns in the order ts, :data:`VALUES`, revision."""
+    names = ("ts", *VALUES, "revision")
+    return BarBatch(series=series, code=code, **dict(zip(names, columns, strict=True)))

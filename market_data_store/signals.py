@@ -1,0 +1,123 @@
+"""The table ``signals``: one row a decision, keyed by (provider, symbol, ts, name).
+
+``ts`` is kept in microseconds, rounded down; of two signals with one key the later in the list counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, LiteralString, Protocol
+
+import msgspec
+import numpy as np
+from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
+
+from market_data_core.events import Signal
+from market_data_store.arrays import timestamps
+from market_data_store.bars import moment
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+_UPSERT: Final[LiteralString] = """
+    INSERT INTO signals AS s (provider, symbol, ts, name, value, score, meta, updated_at)
+    SELECT i.*, now()
+    FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::float8[], %s::float8[], %s::jsonb[]) AS i
+    ON CONFLICT (symbol, ts, provider, name) DO UPDATE
+    SET value = EXCLUDED.value, score = EXCLUDED.score, meta = EXCLUDED.meta, updated_at = EXCLUDED.updated_at
+    WHERE (s.value, s.score, s.meta) IS DISTINCT FROM (EXCLUDED.value, EXCLUDED.score, EXCLUDED.meta)
+    RETURNING provider, symbol, ts, name
+"""
+
+
+class Sessions(Protocol):
+    """Whoever hands out transactions: each is committed when its block ends without an error."""
+
+    def session(self) -> AbstractAsyncContextManager[AsyncConnection[Any]]: ...
+
+
+class SignalsStoreClient:
+    """Writes and reads signals through the connections of ``sessions``, a StoreClient."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+
+    async def upsert(self, signals: Sequence[Signal]) -> list[Signal]:
+        """Store ``signals``; return those that were new or changed.
+
+        Raises:
+            StoreUnavailable: try again later. StoreError: the database refuses a row.
+        """
+        async with self._sessions.session() as connection:
+            return await upsert(connection, signals)
+
+    async def read(
+        self,
+        *,
+        symbols: Sequence[str] | None = None,
+        provider: str | None = None,
+        name: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        limit: int | None = None,
+    ) -> list[Signal]:
+        """Signals of ``[start, end)`` (ns UTC), ordered by (symbol, ts, provider, name)."""
+        async with self._sessions.session() as connection:
+            rows = read(connection, symbols, provider, name, start, end, limit)
+            return [signal async for signal in rows]
+
+
+async def upsert(connection: AsyncConnection[Any], signals: Sequence[Signal]) -> list[Signal]:
+    """:meth:`SignalsStoreClient.upsert` within a transaction of the caller's."""
+    latest = {(s.symbol, s.ts // 1000, s.provider, s.name): s for s in signals}
+    # In key order, so that no two writers wait for each other.
+    rows = [latest[key] for key in sorted(latest)]
+    if not rows:
+        return []
+    columns = (
+        [s.provider for s in rows],
+        [s.symbol for s in rows],
+        timestamps(np.array([s.ts for s in rows], np.int64)),
+        [s.name for s in rows],
+        np.array([s.value for s in rows], np.float64),
+        np.array([s.score for s in rows], np.float64),
+        [Jsonb(s.meta, dumps=msgspec.json.encode) for s in rows],
+    )
+    written = await (await connection.execute(_UPSERT, columns)).fetchall()
+    return [latest[symbol, _ns(ts) // 1000, provider, name] for provider, symbol, ts, name in written]
+
+
+async def read(
+    connection: AsyncConnection[Any],
+    symbols: Sequence[str] | None,
+    provider: str | None,
+    name: str | None,
+    start: int | None,
+    end: int | None,
+    limit: int | None,
+) -> AsyncIterator[Signal]:
+    """:meth:`SignalsStoreClient.read` within a transaction of the caller's."""
+    query: LiteralString = "SELECT provider, symbol, ts, name, value, score, meta FROM signals WHERE true"
+    values: list[Any] = []
+    conditions: tuple[tuple[LiteralString, Any], ...] = (
+        (" AND symbol = ANY(%s)", None if symbols is None else list(symbols)),
+        (" AND provider = %s", provider),
+        (" AND name = %s", name),
+        (" AND ts >= %s", None if start is None else moment(start)),
+        (" AND ts < %s", None if end is None else moment(end)),
+    )
+    for condition, value in conditions:
+        if value is not None:
+            query += condition
+            values.append(value)
+    query += " ORDER BY symbol, ts, provider, name LIMIT %s"
+    async for row in await connection.execute(query, [*values, limit]):
+        source, symbol, ts, called, value, score, meta = row
+        yield Signal(source, symbol, _ns(ts), called, value, score, meta)
+
+
+def _ns(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND * 1000
