@@ -194,10 +194,12 @@ class Bus(ABC):
         """
 
     @abstractmethod
-    async def read(
-        self, topic: str, partition: int, start: Offset | None, limit: int
-    ) -> list[StoredRecord]:
+    async def read(self, topic: str, partition: int, start: Offset | None, limit: int) -> list[StoredRecord]:
         """Up to ``limit`` records from ``start`` on, inclusive (None: from the first), outside of any group."""
+
+    @abstractmethod
+    async def newest(self, topic: str, partition: int, limit: int) -> list[StoredRecord]:
+        """The newest ``limit`` records, oldest first, outside of any group."""
 
     @abstractmethod
     async def end_offset(self, topic: str, partition: int) -> Offset | None:
