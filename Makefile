@@ -1,0 +1,61 @@
+# Everything here needs make and Python 3.11 or later, and nothing else. `make` alone lists the words.
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+UV ?= uv
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench chaos docs lock dev-down clean distclean
+
+help:  ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo; echo "  ARGS='...' is handed on, as in: make demo ARGS='--duration 10s'"
+
+setup: $(STAMP)  ## Make .venv with everything (done by the others when needed)
+
+demo: setup  ## Watch the whole pipeline on the embedded services
+	@$(BIN)/mdp demo $(ARGS)
+
+test: setup  ## Run every test; ARGS is for pytest
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+lint: setup  ## Check style, types and the direction of imports
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary .
+	@$(BIN)/lint-imports --no-cache | tail -n 4
+
+format: setup  ## Put the code into form
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+bench: setup  ## Measure, beside what the raw clients do
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+chaos: setup  ## Kill, stop and cut off everything for a while, and check every bar
+	@$(BIN)/python -m tests.chaos $(ARGS)
+
+docs: setup  ## Write the reference pages from the code
+	@$(BIN)/python -m docs $(ARGS)
+
+lock:  ## Choose versions anew (needs uv)
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
+	@$(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+	  --group dev --extra parquet --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+	@! grep -nE '^-|://' requirements.lock
+
+dev-down:  ## Stop the embedded services
+	@if [ -x $(BIN)/mdp ]; then $(BIN)/mdp dev down; else echo "nothing is set up, so nothing runs"; fi
+
+clean:  ## Remove what tools leave behind
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results chaos-results
+	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: dev-down clean  ## And stop the services and remove .venv
+	@rm -rf $(VENV)
+
+$(STAMP): requirements.lock pyproject.toml
+	@PYTHON='$(PYTHON)' sh .ci/setup $(VENV)
+	@touch $@
