@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from market_data_core.errors import ConfigError
 from market_data_core.protocols import Committed
 from market_data_pipeline.consumers.exactly_once import Plan
+from market_data_pipeline.producers.runner import Counts, ProducerObserver
 from market_data_pipeline.windows.tumbling import FOREVER, NEVER
 
 log = structlog.get_logger(__name__)
@@ -56,6 +57,7 @@ class Metrics:
         self.fenced = Counter(
             "stream_fenced_writes_total", "Writes refused to a worker that was replaced", registry=r
         )
+        self.spool = Gauge("producer_spool_events", "Events in the spool on disk", ["provider"], registry=r)
         self.partitions = Gauge("stream_owned_partitions", "Partitions owned by this worker", registry=r)
         self.open_windows = Gauge(
             "microbatch_open_windows", "Open (symbol, window) rows", ["partition"], registry=r
@@ -113,6 +115,20 @@ class MetricsObserver:
                 m.flushes.labels(self._window, bars.series[code].symbol).inc()
         for closable in plan.closable_at:
             m.window_latency.observe((at - closable) / 1e6)
+
+
+class ProducerMetrics(ProducerObserver):
+    """Turns what a producer reports into metrics."""
+
+    def __init__(self, metrics: Metrics, bus: str) -> None:
+        self._m = metrics
+        self._bus = bus
+
+    def published(self, counts: Counts, events: int) -> None:
+        self._m.ingested.labels(self._bus, counts.topic, counts.provider).inc(events)
+
+    def changed(self, counts: Counts) -> None:
+        self._m.spool.labels(counts.provider).set(counts.spool_events)
 
 
 @contextmanager

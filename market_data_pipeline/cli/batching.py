@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -15,10 +17,15 @@ from market_data_core.clock import SystemClock
 from market_data_core.config import Settings
 from market_data_core.errors import MdpError
 from market_data_core.protocols import BarSink, Claim
+from market_data_core.redact import redact
 from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
 from market_data_pipeline.consumers.micro_batcher import BatcherSettings, PartitionBars
 from market_data_pipeline.streaming.bus import Bus
 from market_data_pipeline.windows.tumbling import WindowSettings
+
+if TYPE_CHECKING:
+    from market_data_store.client import StoreClient
+    from market_data_store.job_runs import JobRunTracker
 
 log = structlog.get_logger(__name__)
 _MS = 1_000_000
@@ -95,6 +102,14 @@ async def trimming(settings: Settings, bus: Bus, topics: list[str]) -> AsyncIter
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def tracked(store: StoreClient, job: str, counters: Callable[[], dict[str, Any]]) -> JobRunTracker:
+    """A row of ``job_runs`` around a run, with its command line, secrets taken out."""
+    from market_data_store.job_runs import JobRunTracker
+
+    args = [redact(arg) for arg in sys.argv[1:]]
+    return JobRunTracker(store, job, command="mdp", args=args, counters=counters)
 
 
 async def until_stopped(consumer: ExactlyOnceConsumer, until_idle: float | None = None) -> None:

@@ -57,7 +57,7 @@ async def _consume(settings: Any, until_idle: float | None) -> dict[str, Any]:
     import time
 
     from market_data_pipeline import telemetry
-    from market_data_pipeline.cli import batching, jobs
+    from market_data_pipeline.cli import batching
     from market_data_pipeline.consumers.stats import Observers, RunStats
 
     stats = RunStats()
@@ -71,12 +71,14 @@ async def _consume(settings: Any, until_idle: float | None) -> dict[str, Any]:
         async with (
             await context.open_bus(settings) as bus,
             await context.open_store(settings) as store,
-            jobs.tracked(store, "micro-batch", stats.summary),
         ):
             await bus.ensure_topic(redis.stream, redis.partitions)
             consumer = batching.micro_batcher(settings, bus, store, observer)
-            async with batching.trimming(settings, bus, [redis.stream, redis.bars_stream]):
-                with contextlib.suppress(asyncio.CancelledError):
+            with contextlib.suppress(asyncio.CancelledError):
+                async with (
+                    batching.tracked(store, "micro-batch", stats.summary),
+                    batching.trimming(settings, bus, [redis.stream, redis.bars_stream]),
+                ):
                     await batching.until_stopped(consumer, until_idle)
     return {"seconds": round(time.monotonic() - started, 3), **stats.summary()}
 

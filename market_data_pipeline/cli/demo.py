@@ -1,0 +1,55 @@
+"""``mdp demo``: the whole pipeline on the embedded services."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from market_data_pipeline.cli import context
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def demo(
+    ctx: typer.Context,
+    duration: Annotated[
+        str, typer.Option("--duration", metavar="DURATION", help="How long to produce, such as 30s.")
+    ] = "30s",
+    rate: Annotated[
+        float, typer.Option("--rate", metavar="N", help="Events of one symbol a second.")
+    ] = 200.0,
+) -> None:
+    """Watch the whole pipeline on the embedded Redis and PostgreSQL, then a checked summary.
+
+    Servers that the configuration or the environment name are left alone.
+
+    \b
+    mdp demo
+    mdp demo --duration 10s --json
+    """
+    from market_data_core.config_files import Given
+    from market_data_pipeline.cli.run import finish, pipeline
+
+    settings = context.settings(
+        ctx,
+        Given("mdp demo", "bus.type", "redis"),
+        Given("mdp demo", "bus.redis.uri", ""),
+        Given("mdp demo", "store.url", ""),
+        Given("mdp demo", "producers.synthetic.enabled", True),
+        Given("--rate", "producers.synthetic.tick_rate", rate),
+        # Nobody scrapes a demo, and the port may be in use by the real thing.
+        Given("mdp demo", "telemetry.metrics_port", 0),
+    )
+    summary = context.run(
+        pipeline(settings, context.seconds("--duration", duration), context.options(ctx).json)
+    )
+    finish(ctx, summary)
+    if not context.options(ctx).json:
+        symbol = settings.producers.synthetic.symbols[0]
+        window = settings.micro_batch.window_ms
+        context.say(
+            f"\nThe bars are stored: try `mdp store bars --symbol {symbol} --interval {window}ms`. "
+            "`mdp dev down` stops the services."
+        )

@@ -1,0 +1,176 @@
+"""``mdp stream run``: produce and micro-batch in one process, seen live and recounted at the end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from market_data_pipeline.cli import context
+
+if TYPE_CHECKING:
+    from market_data_core.config import Settings
+    from market_data_pipeline.audit import Audit, Verdict
+    from market_data_pipeline.consumers.stats import RunStats
+    from market_data_store.client import StoreClient
+
+_IDLE_S = 0.3
+
+
+def run(
+    ctx: typer.Context,
+    duration: Annotated[
+        str | None, typer.Option("--duration", metavar="DURATION", help="End after so long, such as 30s.")
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option("--window", metavar="DURATION", help="Length of a window, such as 2s or 1m.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option("--rate", metavar="N", help="Events of one symbol a second.")
+    ] = None,
+    symbols: Annotated[
+        str | None, typer.Option("--symbols", metavar="A,B", help="Symbols, separated by commas.")
+    ] = None,
+) -> None:
+    """Run the whole pipeline in one process: synthetic events, the bus, bars in the store.
+
+    \b
+    mdp stream run
+    mdp stream run --duration 30s --window 1s --rate 100 --json
+    """
+    from market_data_core.config_files import Given
+
+    settings = context.settings(
+        ctx,
+        Given("--window", "micro_batch.window_ms", window),
+        Given("--rate", "producers.synthetic.tick_rate", rate),
+        Given("--symbols", "producers.synthetic.symbols", None if symbols is None else symbols.split(",")),
+    )
+    finish(
+        ctx,
+        context.run(pipeline(settings, context.seconds("--duration", duration), context.options(ctx).json)),
+    )
+
+
+def finish(ctx: typer.Context, summary: dict[str, Any]) -> None:
+    """Print the summary; exit 1 when the recount found a difference."""
+    if context.options(ctx).json:
+        context.emit(summary)
+    else:
+        _say(summary)
+    if summary["interrupted"]:
+        raise typer.Exit(context.INTERRUPTED)
+    if summary["lost"] or summary["duplicated"] or summary["different"]:
+        context.fail("the stored bars differ from the recount of what was published; see `mdp store bars`")
+
+
+async def pipeline(settings: Settings, duration: float | None, as_json: bool) -> dict[str, Any]:
+    """Produce for ``duration`` seconds, or until Ctrl-C, then drain, recount and sum up."""
+    import asyncio
+    import sys
+    import time
+
+    from market_data_core.errors import UsageError
+    from market_data_pipeline import telemetry
+    from market_data_pipeline.audit import Audit
+    from market_data_pipeline.cli import batching
+    from market_data_pipeline.cli.live import LiveView
+    from market_data_pipeline.cli.producing import live_runner
+    from market_data_pipeline.consumers.stats import Observers, RunStats
+
+    if not settings.producers.synthetic.enabled:
+        raise UsageError(
+            "producers.synthetic.enabled is false, and `stream run` has no other producer; set it to true"
+        )
+    stats, audit, metrics, redis = RunStats(), Audit(), telemetry.Metrics(), settings.bus.redis
+    observer = Observers(
+        stats, telemetry.MetricsObserver(metrics, redis.stream, settings.micro_batch.window_ms)
+    )
+    started = time.monotonic()
+    interrupted = False
+    with telemetry.exporter(metrics, settings.telemetry.metrics_port):
+        async with await context.open_bus(settings) as bus, await context.open_store(settings) as store:
+            await bus.ensure_topic(redis.stream, redis.partitions)
+            consumer = batching.micro_batcher(settings, bus, store, observer)
+            runner = live_runner(
+                settings, bus, audit, duration, telemetry.ProducerMetrics(metrics, settings.bus.type)
+            )
+            view = LiveView(stats, audit, bus, redis.stream, redis.consumer_group)
+            stop = asyncio.Event()
+            consuming = asyncio.create_task(consumer.run(stop))
+            producing = asyncio.create_task(runner.run())
+            async with (
+                batching.tracked(store, "run", stats.summary),
+                batching.trimming(settings, bus, [redis.stream, redis.bars_stream]),
+                view.shown(on_terminal=not as_json and sys.stderr.isatty()),
+            ):
+                try:
+                    await asyncio.wait({producing, consuming}, return_when=asyncio.FIRST_COMPLETED)
+                except asyncio.CancelledError:
+                    interrupted = True
+                    runner.stop()
+                if consuming.done():
+                    # The consumer ends by itself only with an error.
+                    runner.stop()
+                await asyncio.shield(producing)
+                if interrupted:
+                    stop.set()
+                else:
+                    consumer.end_when_idle(_IDLE_S)
+                await asyncio.shield(consuming)
+            verdict = await recount(settings, store, stats, audit, everything=not interrupted)
+    seconds = time.monotonic() - started
+    return {
+        "seconds": round(seconds, 3),
+        "events_in": audit.published,
+        "events_per_second": round(audit.published / max(runner.counts.seconds, 1e-9), 1),
+        "lost": verdict.lost,
+        "duplicated": verdict.duplicated,
+        "different": verdict.different,
+        "audited_events": verdict.events,
+        "audited_bars": verdict.bars,
+        "interrupted": interrupted,
+        **stats.summary(),
+    }
+
+
+async def recount(
+    settings: Settings, store: StoreClient, stats: RunStats, audit: Audit, *, everything: bool
+) -> Verdict:
+    """Compare the published events with the stored bars; without ``everything`` only windows that had closed."""
+    from market_data_core.events import format_interval
+    from market_data_pipeline.audit import Verdict
+
+    window_ns = settings.micro_batch.window_ms * 1_000_000
+    provider = settings.producers.synthetic.provider
+    closed = [w for (_, lane), w in stats.watermarks.items() if lane == f"live/{provider}"]
+    span = audit.span(window_ns, None if everything else min(closed, default=0))
+    if span is None:
+        return Verdict(0, 0, 0, 0, 0)
+    bars = await store.bars(
+        list(settings.producers.synthetic.symbols),
+        interval=format_interval(window_ns),
+        provider=provider,
+        start=span[0],
+        end=span[1],
+    )
+    return audit.compare(bars, window_ns, *span)
+
+
+def _say(summary: dict[str, Any]) -> None:
+    delay = summary["window_delay_ms"]
+    delays = "  ".join(f"{name} {value:,.0f} ms" for name, value in delay.items() if value is not None)
+    sure = f"checked against an independent recount of {summary['audited_events']:,} events"
+    rows = [
+        ("events in", f"{summary['events_in']:,} ({summary['events_per_second']:,.0f}/s)"),
+        ("bars stored", f"{summary['bars_stored']:,}"),
+        ("bars amended", f"{summary['bars_amended']:,}"),
+        ("window delay", delays or "no window closed"),
+        ("late", f"{summary['late']:,}"),
+        ("duplicates dropped", f"{summary['duplicates']:,}"),
+        ("dead letters", f"{summary['dead_lettered']:,}"),
+        ("lost", f"{summary['lost']:,}"),
+        ("duplicated", f"{summary['duplicated']:,}"),
+        ("different", f"{summary['different']:,} ({sure} in {summary['audited_bars']:,} bars)"),
+    ]
+    context.table("Summary", ["", ""], rows)
