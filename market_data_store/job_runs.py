@@ -28,6 +28,7 @@ from market_data_store.connection import one_row
 from market_data_store.positions import printable
 from market_data_store.signals import Sessions
 
+OUTCOMES: Final = ("running", "done", "failed", "interrupted", "abandoned")
 HEARTBEAT_S: Final = 10.0
 STALE_AFTER: Final = timedelta(seconds=60)
 
