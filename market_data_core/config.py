@@ -81,6 +81,13 @@ def _symbol(value: Any) -> Any:
     return value
 
 
+def _column(value: Any) -> Any:
+    position = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if value is None or position or (isinstance(value, str) and value):
+        return value
+    raise ValueError("must be a column's name, or its position from 0")
+
+
 def _not_bool(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("must be a number")
@@ -95,7 +102,7 @@ Topic = Annotated[str, BeforeValidator(_topic)]
 Symbol = Annotated[str, BeforeValidator(_symbol)]
 Count = Annotated[int, BeforeValidator(_not_bool)]
 Number = Annotated[float, BeforeValidator(_not_bool), Field(allow_inf_nan=False)]
-Column = str | Annotated[int, BeforeValidator(_not_bool), Field(ge=0)] | None
+Column = Annotated[str | int | None, BeforeValidator(_column)]
 """A column by its name in the header, or by its position from 0."""
 
 
@@ -119,6 +126,12 @@ class Section(BaseModel):
     """Unknown keys are refused, values cannot be changed, and defaults keep the same rules."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: Any) -> Any:
+        """A section of which every key is commented out is one of defaults."""
+        return {} if value is None else value
 
 
 class RedisBus(Section):
@@ -162,7 +175,10 @@ class RedisBus(Section):
         seen: dict[str, str] = {}
         for name, topic in names.items():
             if topic in seen:
-                raise KeyProblem(name, f"must not be the same topic as {seen[topic]}, which is {topic!r} too")
+                pair = sorted(
+                    (name, seen[topic]), key=lambda key: topic == type(self).model_fields[key].default
+                )
+                raise KeyProblem(pair[0], f"must not be the same topic as {pair[1]}, which is {topic!r} too")
             seen[topic] = name
         return self
 
@@ -296,7 +312,9 @@ def _seed_windows() -> tuple[FeatureWindow, ...]:
 
 class Features(Section):
     windows: tuple[FeatureWindow, ...] = Field(
-        default_factory=_seed_windows, description="Rolling features, each a name and a horizon."
+        default_factory=_seed_windows,
+        description="Rolling features, each a name and a horizon.",
+        examples=["[{name: vwap_1m, horizon: 60s}]"],
     )
 
     @field_validator("windows")

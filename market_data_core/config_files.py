@@ -175,7 +175,7 @@ def check(
         settings = Settings.model_validate(layers.values)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        return None, list(dict.fromkeys(_sentence(detail, layers) for detail in details))
+        return None, [_sentence(detail, layers) for detail in details if not _follows(detail, details)]
     if problem := _unknown_bus(settings, layers):
         return None, [problem]
     settings._file = layers.file
@@ -319,9 +319,26 @@ def _sentence(detail: ErrorDetails, layers: _Layers) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{place}: is no key of the configuration; {_nearest(parts[-1], list(model.model_fields))}"
     if detail["type"] == "missing":
-        return f"{place}: is missing; set it{_proposal(info)}"
+        return f"{place}: is missing{_proposal(info)}"
+    if detail["type"] == "invalid_key":
+        return f"{place}: is no key of the configuration; write a name, in quotes if it is a number"
+    if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        known = (
+            "; give each a name"
+            if detail["type"] == "dict_type"
+            else f"; known are {_listed(list(model.model_fields))}"
+        )
+        return f"{place}: must hold keys and values (got {_shown(detail['input'], info)}){known}"
     got = "" if isinstance(problem, KeyProblem) else f" (got {_shown(detail['input'], info)})"
-    return f"{place}: {_must(detail, info)}{got}; set it{_proposal(info)}"
+    return f"{place}: {_must(detail, info)}{got}{_proposal(info)}"
+
+
+def _follows(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
+    """A list is called too short when its entries are wrong; that is said once."""
+    loc = detail["loc"]
+    return detail["type"] == "too_short" and any(
+        d["loc"][: len(loc)] == loc and d is not detail for d in details
+    )
 
 
 def _resolve(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], FieldInfo | None, list[str]]:
@@ -361,9 +378,6 @@ _MUST: Final = {
     "bool_type": "must be true or false",
     "string_type": "must be a text",
     "tuple_type": "must be a list",
-    "dict_type": "must hold keys and values",
-    "model_type": "must hold keys and values",
-    "model_attributes_type": "must hold keys and values",
     "greater_than": "must be more than {gt}",
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
@@ -402,10 +416,10 @@ def _proposal(info: FieldInfo | None) -> str:
         or example is None
         or type(example).__name__.startswith("Pydantic")
     ):
-        return " right"
+        return ""
     if isinstance(example, SecretUrl | tuple):
         example = str(example) if isinstance(example, SecretUrl) else list(example)
-    return f" to e.g. {_written(example)}"
+    return f"; set it to e.g. {_written(example)}"
 
 
 def _written(value: Any) -> str:
