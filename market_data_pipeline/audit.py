@@ -40,27 +40,38 @@ class Audit:
         self._batches: deque[EventBatch] = deque()
         self._max = max_events
         self._kept = 0
+        self._gone = 0
         self._since: int | None = None
-        self.published = 0
 
     def observe(self, batch: EventBatch) -> None:
-        """Take note of events that are being published."""
+        """Take note of events that are to be published, in order."""
         if len(batch) == 0:
             return
         if self._since is None:
             self._since = int(batch.src_ts.min())
         self._batches.append(batch)
         self._kept += len(batch)
-        self.published += len(batch)
         while self._kept > self._max and len(self._batches) > 1:
             gone = self._batches.popleft()
             self._kept -= len(gone)
+            self._gone += len(gone)
             self._since = max(self._since, int(gone.src_ts.max()) + 1)
+
+    def only_first(self, events: int) -> None:
+        """Only so many of all events noted were published in the end; the others never left."""
+        excess = self._gone + self._kept - events
+        while excess > 0 and self._batches:
+            last = self._batches.pop()
+            rest = len(last) - excess
+            if rest > 0:
+                self._batches.append(last.take(slice(0, rest)))
+            self._kept -= min(excess, len(last))
+            excess -= len(last)
 
     def span(self, window_ns: int, until: int | None = None) -> tuple[int, int] | None:
         """[start, end) in ns of the windows that can be audited: those of which every event is known, and that
         ended at or before ``until``. None when there is none."""
-        if self._since is None:
+        if self._since is None or not self._batches:
             return None
         last = max(int(b.src_ts.max()) for b in self._batches)
         start = -(-self._since // window_ns) * window_ns

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from market_data_core.errors import ConfigError
 from market_data_core.protocols import Committed
 from market_data_pipeline.consumers.exactly_once import Plan
-from market_data_pipeline.producers.runner import Counts, ProducerObserver
+from market_data_pipeline.producers.counts import Counts, ProducerObserver
 from market_data_pipeline.windows.tumbling import FOREVER, NEVER
 
 log = structlog.get_logger(__name__)

@@ -87,7 +87,7 @@ async def open_bus(settings: Settings) -> Bus:
     from market_data_pipeline.streaming import drivers
 
     url = await asyncio.to_thread(bus_url, settings)
-    return await drivers.open_bus(settings.bus.type, url)
+    return drivers.open_bus(settings.bus.type, url)
 
 
 async def open_store(settings: Settings) -> StoreClient:

@@ -30,6 +30,7 @@ def demo(
     mdp demo --duration 10s --json
     """
     from market_data_core.config_files import Given
+    from market_data_core.events import format_interval
     from market_data_pipeline.cli.run import finish, pipeline
 
     settings = context.settings(
@@ -48,8 +49,8 @@ def demo(
     finish(ctx, summary)
     if not context.options(ctx).json:
         symbol = settings.producers.synthetic.symbols[0]
-        window = settings.micro_batch.window_ms
+        window = format_interval(settings.micro_batch.window_ms * 1_000_000)
         context.say(
-            f"\nThe bars are stored: try `mdp store bars --symbol {symbol} --interval {window}ms`. "
+            f"\nThe bars are stored: try `mdp store bars --symbol {symbol} --interval {window}`. "
             "`mdp dev down` stops the services."
         )

@@ -7,7 +7,7 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,6 @@ from market_data_core.codecs import format_time
 from market_data_core.errors import MdpError
 
 if TYPE_CHECKING:
-    from market_data_pipeline.audit import Audit
     from market_data_pipeline.consumers.stats import RunStats
     from market_data_pipeline.streaming.bus import Bus
 
@@ -29,11 +28,13 @@ _RATE_SECONDS = 5.0
 
 
 class LiveView:
-    """Draws what :class:`RunStats` and :class:`Audit` know, four times a second; lag is asked of the bus."""
+    """Draws what :class:`RunStats` knows and what was published, four times a second; lag is asked of the bus."""
 
-    def __init__(self, stats: RunStats, audit: Audit, bus: Bus, topic: str, group: str) -> None:
+    def __init__(
+        self, stats: RunStats, published: Callable[[], int], bus: Bus, topic: str, group: str
+    ) -> None:
         self._stats = stats
-        self._audit = audit
+        self._published = published
         self._bus = bus
         self._topic = topic
         self._group = group
@@ -70,11 +71,11 @@ class LiveView:
 
     def _rate(self) -> float:
         now = time.monotonic()
-        self._history.append((now, self._audit.published))
+        self._history.append((now, self._published()))
         while now - self._history[0][0] > _RATE_SECONDS and len(self._history) > 2:
             self._history.popleft()
         at, count = self._history[0]
-        return (self._audit.published - count) / max(now - at, 1e-9)
+        return (self._published() - count) / max(now - at, 1e-9)
 
     def render(self) -> Group:
         """The whole picture now."""
@@ -105,7 +106,7 @@ class LiveView:
             bars.add_row(f"… and {len(s.last_bars) - _MOST_ROWS} more")
         behind = s.watermark_delay_ms(time.time_ns())
         figures = (
-            ("events", f"{self._audit.published:,}"),
+            ("events", f"{self._published():,}"),
             ("events/s", f"{self._rate():,.0f}"),
             ("bars", f"{s.stored:,}"),
             ("watermark delay", "-" if behind is None else f"{behind:,.0f} ms"),
