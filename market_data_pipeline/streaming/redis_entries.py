@@ -1,0 +1,118 @@
+"""Entries of a Redis stream: their ids as offsets, their fields as records.
+
+An entry of ours has the fields ``v`` (value), ``k`` (key) and, for a lane of its own, ``l``. Entries of other
+programs are taken too: with those three in any order, or, when there is no ``v`` or there are fields besides,
+as one JSON object of all the fields, so that ``XADD mdp.events * ver 1 provider x symbol SPY ...`` is an event.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias, overload
+
+from market_data_pipeline.streaming.bus import Offset, StoredRecord
+
+Entry: TypeAlias = Sequence[Any]
+"""As hiredis gives it: ``[id, [name, value, name, value, ...]]``."""
+
+_OURS: Final = frozenset({b"v", b"k", b"l"})
+_NUMBERS: Final = frozenset({"ver", "seq", "o", "h", "l", "c", "v", "value", "score"})
+_NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_SEQ_BITS: Final = 64
+_SEQ_MASK: Final = (1 << _SEQ_BITS) - 1
+
+
+def parse_id(text: bytes | str) -> Offset:
+    """The offset of an entry id such as ``1763-0``.
+
+    Raises:
+        ValueError: the text is not an id.
+    """
+    ms, dash, seq = text.partition(b"-" if isinstance(text, bytes) else "-")  # type: ignore[arg-type]
+    if not (dash and ms.isdigit() and seq.isdigit()):
+        raise ValueError(f"{text!r} is not the id of a Redis stream entry, such as 1763000000000-0")
+    return int(ms) << _SEQ_BITS | int(seq)
+
+
+def format_id(offset: Offset) -> str:
+    """The entry id of an offset."""
+    return f"{offset >> _SEQ_BITS}-{offset & _SEQ_MASK}"
+
+
+class Offsets(Sequence[int]):
+    """Offsets of entries, made from their ids when somebody asks: most are never asked for."""
+
+    __slots__ = ("ids",)
+
+    def __init__(self, ids: Sequence[bytes]) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> Offsets: ...
+    def __getitem__(self, index: int | slice) -> int | Offsets:
+        if isinstance(index, slice):
+            return Offsets(self.ids[index])
+        ms, _, seq = self.ids[index].partition(b"-")
+        return int(ms) << _SEQ_BITS | int(seq)
+
+    def __repr__(self) -> str:
+        return f"Offsets({len(self)} from {self.ids[0]!r} to {self.ids[-1]!r})" if self.ids else "Offsets()"
+
+
+def columns(entries: Sequence[Entry]) -> tuple[list[bytes], list[bytes], list[str | None] | None]:
+    """Ids, values and lanes of ``entries``; lanes are None when no entry names one."""
+    ids = [entry[0] for entry in entries]
+    fields = [entry[1] for entry in entries]
+    try:
+        plain = {len(f) for f in fields} == {4} and {(f[0], f[2]) for f in fields} == {(b"v", b"k")}
+    except TypeError:  # a tombstone: an entry deleted while it was pending has no fields
+        plain = False
+    if plain:
+        return ids, [f[1] for f in fields], None
+    values: list[bytes] = []
+    lanes: list[str | None] = []
+    for f in fields:
+        _, value, lane = _record(f or ())
+        values.append(value)
+        lanes.append(lane)
+    return ids, values, lanes if any(lane is not None for lane in lanes) else None
+
+
+def stored(entries: Iterable[Entry]) -> list[StoredRecord]:
+    """``entries`` of a range read."""
+    out = []
+    for name, fields in entries:
+        offset = parse_id(name)
+        key, value, lane = _record(fields)
+        out.append(StoredRecord(offset, key, value, lane, offset >> _SEQ_BITS))
+    return out
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _record(fields: Sequence[bytes]) -> tuple[str, bytes, str | None]:
+    """Key, value and lane."""
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    if b"v" in named and named.keys() <= _OURS:
+        lane = named.get(b"l")
+        return _text(named.get(b"k", b"")), named[b"v"], None if lane is None else _text(lane)
+    texts = {_text(name): _text(value) for name, value in named.items()}
+    return texts.get("symbol", texts.get("k", "")), _json_object(texts), None
+
+
+def _json_object(fields: dict[str, str]) -> bytes:
+    """One JSON object; a number stays as it is written where the contracts have a number."""
+    parts = []
+    for name, text in fields.items():
+        number = name in _NUMBERS and _NUMBER.fullmatch(text) is not None
+        parts.append(f"{json.dumps(name)}: {text if number else json.dumps(text)}")
+    return ("{" + ", ".join(parts) + "}").encode()

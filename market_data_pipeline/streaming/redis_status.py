@@ -1,0 +1,101 @@
+"""What an operator wants to know about topics and groups on Redis."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, Final
+
+from market_data_pipeline.streaming.bus import GroupPartition, GroupStatus, TopicStatus
+from market_data_pipeline.streaming.leases import owner_of
+from market_data_pipeline.streaming.redis_entries import parse_id
+from market_data_pipeline.streaming.redis_group import missing, pairs
+from market_data_pipeline.streaming.redis_topics import lease_key, members_key, stream_names
+from market_data_pipeline.streaming.redis_wire import RedisServer, Reply, Wire, pack
+
+_COUNT_STEP: Final = 10_000
+_COUNT: Final = """
+local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
+if #entries == 0 then return {0, ''} end
+return {#entries, entries[#entries][1]}
+"""
+
+
+class RedisStatus:
+    """Reads the state of topics over one connection."""
+
+    def __init__(self, server: RedisServer, wire: Wire) -> None:
+        self._server = server
+        self._wire = wire
+
+    async def topic(self, topic: str, partitions: int) -> TopicStatus:
+        """Topic, groups, owners, lag and what is pending; all zero for a topic that does not exist."""
+        now = await self._now()
+        records = 0
+        groups: defaultdict[str, list[GroupPartition]] = defaultdict(list)
+        for number, stream in enumerate(stream_names(topic, partitions)):
+            length, found = await self._wire.exchange(pack("XLEN", stream), pack("XINFO", "GROUPS", stream))
+            if missing(found):
+                continue  # Nobody has published or joined yet.
+            self._server.check([length, found])
+            records += length
+            for about in map(pairs, found):
+                part = await self._partition(number, stream, about, now)
+                groups[about[b"name"].decode()].append(part)
+        statuses = [
+            GroupStatus(name, await self._members(topic, name, now), parts)
+            for name, parts in sorted(groups.items())
+        ]
+        return TopicStatus(topic, partitions, records, statuses)
+
+    async def _now(self) -> int:
+        """The server's time in ms, in which entry ids and members' beats are."""
+        seconds, micros = (await self._ask(pack("TIME")))[0]
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def _ask(self, *commands: bytes) -> list[Reply]:
+        replies = await self._wire.exchange(*commands)
+        self._server.check(replies)
+        return replies
+
+    async def _members(self, topic: str, group: str, now: int) -> list[str]:
+        key = members_key(topic, group)
+        return sorted(map(owner_of, (await self._ask(pack("ZRANGEBYSCORE", key, f"({now}", "+inf")))[0]))
+
+    async def _partition(self, number: int, stream: str, about: dict[bytes, Any], now: int) -> GroupPartition:
+        group = about[b"name"]
+        after = b"(" + about[b"last-delivered-id"]
+        token, pending, following = await self._ask(
+            pack("GET", lease_key(stream, group.decode())),
+            pack("XPENDING", stream, group),
+            pack("XRANGE", stream, after, "+", "COUNT", 1),
+        )
+        count, oldest = pending[:2]
+        return GroupPartition(
+            partition=number,
+            owner=None if token is None else owner_of(token),
+            lag=await self._lag(stream, about) if following else 0,
+            lag_ms=_age(now, following[0][0]) if following else 0,
+            pending=count,
+            oldest_pending_ms=_age(now, oldest) if oldest else 0,
+        )
+
+    async def _lag(self, stream: str, about: dict[bytes, Any]) -> int:
+        """How many entries the group was not handed yet.
+
+        Redis 7 mostly knows. Else they are counted on the server, in steps that do not hold others up.
+        """
+        known = about.get(b"lag")
+        if known is not None:
+            return int(known)
+        total: int = 0
+        after = about[b"last-delivered-id"]
+        while True:
+            command = pack("EVAL", _COUNT, 1, stream, b"(" + after, _COUNT_STEP)
+            step, after = (await self._ask(command))[0]
+            total += step
+            if step < _COUNT_STEP:
+                return total
+
+
+def _age(now: int, entry: bytes) -> int:
+    return max(0, now - (parse_id(entry) >> 64))
