@@ -24,7 +24,10 @@ from market_data_pipeline.producers.layout import Layout
 from market_data_pipeline.producers.provider import BadRow
 
 MAX_LINE: Final = 1 << 20
-_NUMBER: Final = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?\Z", re.ASCII)
+# Infinity is a number here, as it is to the parser; the rules for events refuse it.
+_NUMBER: Final = re.compile(
+    r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?)\Z", re.ASCII | re.IGNORECASE
+)
 _WHOLE: Final = re.compile(r"[+-]?\d{1,18}\Z", re.ASCII)
 # From pandas 3.1 the C parser always gives the nearest float64, and the option is deprecated.
 _EXACT: Final[dict[str, Any]] = (

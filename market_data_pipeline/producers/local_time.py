@@ -37,11 +37,14 @@ def wall_to_utc(wall: I64, zone: str) -> I64:
     """UTC nanoseconds of wall times in nanoseconds, all from :data:`FIRST` to :data:`LAST`."""
     if len(wall) == 0 or zone == "UTC":
         return wall
-    starts, offsets = _changes(zone, _year(int(wall.min())), _year(int(wall.max())))
-    low, high = np.searchsorted(starts, (wall.min(), wall.max()), "right") - 1
-    if low == high:
-        constant: I64 = wall - offsets[low]
-        return constant
+    first, last = _year(int(wall.min())), _year(int(wall.max()))
+    years = (
+        [first]
+        if first == last
+        else np.unique(wall.astype("M8[ns]").astype("M8[Y]").astype(int) + 1970).tolist()
+    )
+    found = [_changes(zone, year) for year in years]
+    starts, offsets = (np.concatenate(columns) for columns in zip(*found, strict=True))
     out: I64 = wall - offsets[np.searchsorted(starts, wall, "right") - 1]
     return out
 
@@ -50,15 +53,15 @@ def _year(wall: int) -> int:
     return (_EPOCH + timedelta(seconds=wall // _S)).year
 
 
-@lru_cache(maxsize=64)
-def _changes(zone: str, first: int, last: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The wall times at which the offset from UTC changes within these years, and the offset from each on."""
+@lru_cache(maxsize=1024)
+def _changes(zone: str, year: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The wall times from which an offset from UTC holds in this year, and the offsets."""
     info = ZoneInfo(zone)
 
     def offset(at: datetime) -> timedelta:
         return at.replace(tzinfo=info).utcoffset() or timedelta(0)
 
-    at, end = datetime(first, 1, 1), datetime(last + 1, 1, 1)
+    at, end = datetime(year, 1, 1), datetime(year + 1, 1, 1)
     found = [(at, offset(at))]
     while at < end:
         step = at + _STEP

@@ -126,6 +126,8 @@ def _numbers(path: Path, field: str, column: Any) -> NDArray[Any]:
         if types.is_integer(kind):
             return np.asarray(column.cast(pa.int64()).to_numpy(zero_copy_only=False))
         return np.asarray(column.to_numpy(zero_copy_only=False))
+    if types.is_decimal(kind):
+        column = column.cast(pa.string())  # which becomes the nearest float; decimal to float does not
     try:
         return np.asarray(
             column.cast(pa.int64() if field == "seq" else pa.float64()).to_numpy(zero_copy_only=False)
