@@ -142,6 +142,8 @@ def load(name: str) -> Any:
     module = import_module(f"market_data_pipeline.cli.{entry.module}")
     command: Any = get_command(module.app)
     command.name, command.help = name, command.help or entry.help
+    # Completion is installed for `mdp` as a whole.
+    command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
     _add_global_options(command, _shared_params())
     return command
 
