@@ -53,6 +53,7 @@ class Postgres(Service):
 
     name: ClassVar[str] = "postgres"
     process: ClassVar[str] = "postgres"
+    maker: ClassVar[str | None] = "initdb"
 
     def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
         if (self.data / "PG_VERSION").exists():
@@ -68,6 +69,7 @@ class Postgres(Service):
             )
         new = self.home / f"{self.name}.new"
         if new.exists():  # a start that was killed on its way
+            self._end_strays(new)  # initdb outlives who started it
             shutil.rmtree(new)
         spawn.own(new, account)
         programs = self._programs(account)

@@ -67,6 +67,8 @@ class Service(ABC):
     name: ClassVar[str]
     process: ClassVar[str]
     """Name of its processes in the process table."""
+    maker: ClassVar[str | None] = None
+    """Name of the program that makes its data, if there is one."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -248,12 +250,12 @@ class Service(ABC):
         except OSError:
             return False
 
-    def _processes(self) -> list[psutil.Process]:
-        """Every process of this service, also those whose data folder was deleted under them."""
+    def _processes(self, folder: Path | None = None) -> list[psutil.Process]:
+        """Every process of this service in ``folder`` (its data), also when that was deleted under them."""
         found = []
-        path = str(self.data.resolve())
+        path = str((folder or self.data).resolve())
         for process in psutil.process_iter(["name"]):
-            if process.info["name"] != self.process:
+            if process.info["name"] not in (self.process, self.maker):
                 continue
             try:
                 if process.cwd() == path and process.status() != psutil.STATUS_ZOMBIE:
@@ -262,12 +264,12 @@ class Service(ABC):
                 continue
         return found
 
-    def _end_strays(self) -> bool:
+    def _end_strays(self, folder: Path | None = None) -> bool:
         """Wait for what is left of a killed server to go, and end what does not; whether there was any."""
-        left = self._processes()
+        left = self._processes(folder)
         if not left:
             return False
-        left = _wait_gone(left, 5)
+        left = _wait_gone(left, 1)
         for process in left:
             try:
                 process.kill()
