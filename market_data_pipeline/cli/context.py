@@ -28,6 +28,7 @@ _META = "mdp.options"
 INTERRUPTED = 130
 TERMINATED = 143
 NO_LIMIT_SECONDS = 86_400.0
+_WIDEST = 10_000
 
 
 @dataclass
@@ -198,7 +199,9 @@ def say(text: str) -> None:
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Rows for people: a ruled table. Numbers are set to the right."""
+    """Rows for people. Numbers are set to the right; only the last column is broken into lines, and only on a
+    terminal, so that what a row says can be found, copied and cut."""
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -207,10 +210,14 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[obj
         numeric = bool(rows) and all(
             isinstance(row[index], int | float) or row[index] is None for row in rows
         )
-        out.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        last = index == len(columns) - 1
+        out.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=not last)
     for row in rows:
         out.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    console().print(out)
+    view = console()
+    needed = Measurement.get(view, view.options.update(max_width=_WIDEST), out)
+    view.width = max(view.width, needed.minimum) if sys.stdout.isatty() else needed.maximum
+    view.print(out)
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

@@ -31,7 +31,7 @@ def demo(
     """
     from market_data_core.config_files import Given
     from market_data_core.events import format_interval
-    from market_data_pipeline.cli.run import finish, pipeline
+    from market_data_pipeline.cli.run import pipeline_with_summary
 
     settings = context.settings(
         ctx,
@@ -43,10 +43,7 @@ def demo(
         # Nobody scrapes a demo, and the port may be in use by the real thing.
         Given("mdp demo", "telemetry.metrics_port", 0),
     )
-    summary = context.run(
-        pipeline(settings, context.seconds("--duration", duration), context.options(ctx).json)
-    )
-    finish(ctx, summary)
+    context.run(pipeline_with_summary(ctx, settings, context.seconds("--duration", duration)))
     if not context.options(ctx).json:
         symbol = settings.producers.synthetic.symbols[0]
         window = format_interval(settings.micro_batch.window_ms * 1_000_000)

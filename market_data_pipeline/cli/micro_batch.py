@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from market_data_pipeline.cli import context
+
+if TYPE_CHECKING:
+    from market_data_core.config import Settings
 
 
 def micro_batch(
@@ -44,14 +47,10 @@ def micro_batch(
         Given("--group", "bus.redis.consumer_group", group),
     )
     idle = context.seconds("--until-idle", until_idle)
-    summary = context.run(_consume(settings, idle))
-    if context.options(ctx).json:
-        context.emit(summary)
-    else:
-        _say(summary)
+    context.run(_consume(settings, idle, context.options(ctx).json))
 
 
-async def _consume(settings: Any, until_idle: float | None) -> dict[str, Any]:
+async def _consume(settings: Settings, until_idle: float | None, as_json: bool) -> None:
     import asyncio
     import contextlib
     import time
@@ -80,7 +79,12 @@ async def _consume(settings: Any, until_idle: float | None) -> dict[str, Any]:
                     batching.trimming(settings, bus, [redis.stream, redis.bars_stream]),
                 ):
                     await batching.until_stopped(consumer, until_idle)
-    return {"seconds": round(time.monotonic() - started, 3), **stats.summary()}
+    # Here and not in the caller, which does not go on after Ctrl-C.
+    summary = {"seconds": round(time.monotonic() - started, 3), **stats.summary()}
+    if as_json:
+        context.emit(summary)
+    else:
+        _say(summary)
 
 
 def _say(summary: dict[str, Any]) -> None:

@@ -46,22 +46,23 @@ def run(
         Given("--rate", "producers.synthetic.tick_rate", rate),
         Given("--symbols", "producers.synthetic.symbols", None if symbols is None else symbols.split(",")),
     )
-    finish(
-        ctx,
-        context.run(pipeline(settings, context.seconds("--duration", duration), context.options(ctx).json)),
-    )
+    context.run(pipeline_with_summary(ctx, settings, context.seconds("--duration", duration)))
 
 
-def finish(ctx: typer.Context, summary: dict[str, Any]) -> None:
-    """Print the summary; exit 1 when the recount found a difference."""
-    if context.options(ctx).json:
+async def pipeline_with_summary(ctx: typer.Context, settings: Settings, duration: float | None) -> bool:
+    """Run the pipeline and print its summary, also after Ctrl-C; whether it ended by itself.
+
+    Exits with 1 when the recount found a difference.
+    """
+    as_json = context.options(ctx).json
+    summary = await pipeline(settings, duration, as_json)
+    if as_json:
         context.emit(summary)
     else:
         _say(summary)
-    if summary["interrupted"]:
-        raise typer.Exit(context.INTERRUPTED)
     if summary["lost"] or summary["duplicated"] or summary["different"]:
         context.fail("the stored bars differ from the recount of what was published; see `mdp store bars`")
+    return not summary["interrupted"]
 
 
 async def pipeline(settings: Settings, duration: float | None, as_json: bool) -> dict[str, Any]:
