@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
 from market_data_pipeline import embedded
 from market_data_pipeline.cli import context
+
+
+class Which(StrEnum):
+    """The embedded services."""
+
+    REDIS = "redis"
+    POSTGRES = "postgres"
+
 
 app = typer.Typer(help="The embedded Redis and PostgreSQL, which other commands start by themselves.")
 
@@ -54,6 +63,19 @@ def status(ctx: typer.Context) -> None:
         context.table(None, ("service", "state", "pid", "port", "up", "data", "folder"), rows)
     if not all(one.running for one in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def url(
+    name: Annotated[Which, typer.Argument(metavar="redis|postgres", help="Which of the two.")],
+) -> None:
+    """The URL of one of them, password included, for another program; it is started if it does not run.
+
+    \b
+    redis-cli -u "$(mdp dev url redis)" XINFO GROUPS mdp.events
+    psql "$(mdp dev url postgres)" -c 'SELECT count(*) FROM bars_ohlcv'
+    """
+    print(next(service for service in embedded.services() if service.name == name).start())
 
 
 def _say(ctx: typer.Context, service: embedded.Service, what: str) -> None:
