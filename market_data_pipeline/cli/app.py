@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
@@ -30,16 +31,21 @@ class _Entry(NamedTuple):
     module: str
     panel: str
     help: str
+    group: bool = False
 
 
 COMMANDS: Final = {
     "demo": _Entry(
         "demo", PIPELINE, "Watch the whole pipeline on the embedded services, then a checked summary."
     ),
-    "stream": _Entry("stream", PIPELINE, "Produce, make bars, replay, tail, look at lag and dead letters."),
-    "store": _Entry("store", PIPELINE, "Migrate the database; read bars, signals and the job log."),
-    "dev": _Entry("dev", OPERATION, "Start, stop and look at the embedded Redis and PostgreSQL."),
-    "config": _Entry("config", OPERATION, "Show and check the configuration."),
+    "stream": _Entry(
+        "stream", PIPELINE, "Produce, make bars, replay, tail, look at lag and dead letters.", group=True
+    ),
+    "store": _Entry(
+        "store", PIPELINE, "Migrate the database; read bars, signals and the job log.", group=True
+    ),
+    "dev": _Entry("dev", OPERATION, "Start, stop and look at the embedded Redis and PostgreSQL.", group=True),
+    "config": _Entry("config", OPERATION, "Show and check the configuration.", group=True),
     "doctor": _Entry(
         "doctor", OPERATION, "Check the services and this machine, with a fix for each finding."
     ),
@@ -193,7 +199,10 @@ def main(args: list[str] | None = None) -> None:
     try:
         code = get_command(app).main(args, prog_name="mdp", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:  # `mdp stream tail | head`: the reader has what it wanted
+    except (BrokenPipeError, SystemExit) as ended:
+        if not isinstance(ended, BrokenPipeError) and not isinstance(ended.__context__, BrokenPipeError):
+            raise
+        # `mdp stream tail | head`: the reader has what it wanted.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
@@ -206,14 +215,14 @@ def main(args: list[str] | None = None) -> None:
             import traceback
 
             traceback.print_exc()
-        sentence, code = explain(error)
+        sentence, code = explain(error, sys.argv[1:] if args is None else args)
         context.say(sentence)
         sys.exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def explain(error: Exception) -> tuple[str, int]:
-    """One sentence for stderr, and the exit code."""
+def explain(error: Exception, args: Sequence[str] = ()) -> tuple[str, int]:
+    """One sentence for stderr, and the exit code. ``args``: what was typed after ``mdp``."""
     from market_data_core.redact import redact
 
     while isinstance(error, ExceptionGroup):
@@ -221,7 +230,7 @@ def explain(error: Exception) -> tuple[str, int]:
     if isinstance(error, MdpError):
         return f"mdp: {redact(_one_line(str(error)))}", error.exit_code
     if isinstance(error, typer.TyperException):
-        return _usage(error), error.exit_code
+        return _usage(error, args), error.exit_code
     text = _one_line(str(error))
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return f"mdp: unexpected {redact(said)}; run it again with --debug and report the traceback", 1
@@ -233,14 +242,21 @@ def _telling(group: ExceptionGroup[Exception]) -> Exception:
     return (known or group).exceptions[0]
 
 
-def _usage(error: typer.TyperException) -> str:
+def _usage(error: typer.TyperException, args: Sequence[str]) -> str:
     message = error.format_message().strip()
-    where = getattr(getattr(error, "ctx", None), "command_path", "mdp")
     if "\n" in message and "Usage:" in message:  # a group called without a command: the whole help
         return message
-    sentence = _one_line(message).rstrip(".")
-    sentence = sentence[:1].lower() + sentence[1:]
-    return f"mdp: {sentence}; see `{where} --help`"
+    where = getattr(getattr(error, "ctx", None), "command_path", None) or _called(args)
+    sentence = _one_line(message).replace("Value error, ", "").rstrip(".")
+    return f"mdp: {sentence[:1].lower()}{sentence[1:]}; see `{where} --help`"
+
+
+def _called(args: Sequence[str]) -> str:
+    """The command that was meant, for errors that do not know: they come before it is entered."""
+    words = [word for i, word in enumerate(args) if word[:1] != "-" and (i == 0 or args[i - 1] != "--config")]
+    if not words or words[0] not in COMMANDS:
+        return "mdp"
+    return " ".join(["mdp", *words[: 2 if COMMANDS[words[0]].group else 1]])
 
 
 def _one_line(text: str) -> str:

@@ -74,4 +74,4 @@ class Redis(Service):
         return 30.0
 
     def _url(self, state: State) -> str:
-        return f"redis://:{state.password}@127.0.0.1:{state.port}/0"
+        return f"redis://default:{state.password}@127.0.0.1:{state.port}/0"
