@@ -109,7 +109,7 @@ class TrimResult:
 
 
 class Consumer(ABC):
-    """A member of a consumer group. Not safe for concurrent calls, except :meth:`ack`."""
+    """A member of a consumer group. While one :meth:`poll` waits, everything else may be called."""
 
     @abstractmethod
     async def poll(self, timeout: float) -> Poll:
@@ -126,7 +126,7 @@ class Consumer(ABC):
         """Read ``partition``, just assigned, from ``start`` on, inclusive (None: from its first record).
 
         Everything from there is delivered again, whether the group had acknowledged it or not, and what
-        another member left pending becomes this member's.
+        another member left pending becomes this member's. Nothing is delivered before this has returned.
         """
 
     @abstractmethod

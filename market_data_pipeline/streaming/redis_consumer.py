@@ -176,8 +176,9 @@ class RedisConsumer(Consumer):
         p.ready.clear()
         p.unacked = []
         await self._rewind(p, -1 if start is None else start - 1, claim_from=0)
-        p.sought = True
         await self._group.forget_absent(p.stream, self._lease_ms)
+        # Last, so that nothing is delivered before the caller knows.
+        p.sought = True
 
     async def ack(self, partition: int, through: Offset, *, keep_from: Offset | None = None) -> None:
         p = self._owned.get(partition)
@@ -248,6 +249,9 @@ class RedisConsumer(Consumer):
 
     def _ownership(self, leases: Leases) -> Poll:
         assigned, revoking, lost = leases.take_changes()
+        # One that the caller is releasing meanwhile is none of its business any more.
+        lost = [number for number in lost if number in self._owned]
+        revoking = [number for number in revoking if number in self._owned]
         for number in lost:
             self._owned.pop(number).generation += 1
         for number in assigned:
@@ -331,14 +335,16 @@ class RedisConsumer(Consumer):
         checks = [_check(p, entries) for p, entries in live]
         verdicts = await self._start(checks, vacant, block_ms)
         for (p, entries), verdict in zip(live, verdicts, strict=True):
-            if await self._gap(p, entries, verdict):
+            if not done.valid(p):
+                continue
+            if self._gap(p, entries, verdict):
                 await self._rewind(p, p.cursor)
             elif entries:
                 p.follow(entries, new=True, short=len(entries) < done.count, began=done.began)
             else:
                 idle[p.number] = done.began
 
-    async def _gap(self, p: _Partition, entries: Sequence[Any] | None, verdict: Reply) -> bool:
+    def _gap(self, p: _Partition, entries: Sequence[Any] | None, verdict: Reply) -> bool:
         """Whether there is something between the cursor and ``entries``, by the answer to :func:`_check`."""
         if missing(verdict):
             return True
@@ -361,14 +367,17 @@ class RedisConsumer(Consumer):
         What is pending from there on becomes this member's, to be acknowledged when it was delivered.
         """
         p.generation += 1
+        mine = p.generation
         # A read under way would move the group on after it was looked at, and so each time anew.
         await self._settled(p)
         end, handed = await self._group.look(p.stream)
         if cursor > handed:
             await self._group.go_to(p.stream, cursor, end=end)
         # What is handed out from here on is past the range and will be seen as a gap, should it not come here.
-        p.unacked += await self._group.claim(p.stream, cursor + 1 if claim_from is None else claim_from)
-        p.cursor, p.goal = cursor, handed
+        chunks = await self._group.claim(p.stream, cursor + 1 if claim_from is None else claim_from)
+        if p.generation == mine:
+            p.unacked += chunks
+            p.cursor, p.goal = cursor, handed
 
 
 def _check(p: _Partition, entries: Sequence[Any] | None) -> bytes:
