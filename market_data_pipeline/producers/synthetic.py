@@ -129,6 +129,7 @@ def provider(request: ProviderRequest) -> SyntheticProvider:
         disorder_ms=given.disorder_ms,
         duplicate_ratio=given.duplicate_ratio,
         gap_ratio=given.gap_ratio,
+        late_ratio=float(request.options.get("late_ratio", 0.0)),
         provider=request.name or given.provider,
     )
     return SyntheticProvider(spec, request.clock)
