@@ -173,7 +173,7 @@ def test_an_option_after_the_command_wins(mdp: Mdp, command: Callable[..., None]
         (["--nonsense"], "mdp: no such option: --nonsense; see `mdp --help`"),
         (
             ["config", "show", "--chngd"],
-            "mdp: no such option: --chngd (Possible options: --changed); see `mdp config show --help`",
+            "mdp: no such option: --chngd (Possible options: --changed, --config); see `mdp config show --help`",
         ),
         (["config", "show", "--config"], "mdp: option '--config' requires an argument; see `mdp config show --help`"),
         (
