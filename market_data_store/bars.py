@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg import AsyncConnection
 
-from market_data_core.batch import I64, BarBatch
+from market_data_core.batch import I32, I64, BarBatch
 from market_data_core.events import BarSeries
 from market_data_store.arrays import Names, timestamps
 from market_data_store.connection import one_row
@@ -39,9 +39,9 @@ VALUES: Final = (
 _INPUT: Final[LiteralString] = """
     FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[],
                 %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[],
-                %s::float8[], %s::float8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[])
+                %s::float8[], %s::float8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int4[])
       AS i(provider, symbol, "interval", ts, open, high, low, close, volume, volume_lo, notional,
-           notional_lo, n_events, first_ts, first_seq, last_ts, last_seq)
+           notional_lo, n_events, first_ts, first_seq, last_ts, last_seq, revision)
 """
 
 _INSERT: Final[LiteralString] = (
@@ -51,7 +51,7 @@ _INSERT: Final[LiteralString] = (
         n_events, first_ts, first_seq, last_ts, last_seq, vwap, revision, writer, updated_at)
     SELECT provider, symbol, "interval", ts, open, high, low, close, volume, volume_lo,
            NULLIF(notional, 'NaN'), notional_lo, n_events, first_ts, first_seq, last_ts, last_seq,
-           NULLIF(notional, 'NaN') / NULLIF(volume, 0), 1, %s::text, now()
+           NULLIF(notional, 'NaN') / NULLIF(volume, 0), revision, %s::text, now()
 """
     + _INPUT
     + """
@@ -65,8 +65,10 @@ _REPLACE: Final[LiteralString] = """
         volume = EXCLUDED.volume, volume_lo = EXCLUDED.volume_lo, notional = EXCLUDED.notional,
         notional_lo = EXCLUDED.notional_lo, vwap = EXCLUDED.vwap, n_events = EXCLUDED.n_events,
         first_ts = EXCLUDED.first_ts, first_seq = EXCLUDED.first_seq, last_ts = EXCLUDED.last_ts,
-        last_seq = EXCLUDED.last_seq, revision = b.revision + 1, writer = EXCLUDED.writer,
-        updated_at = EXCLUDED.updated_at
+        last_seq = EXCLUDED.last_seq, writer = EXCLUDED.writer, updated_at = EXCLUDED.updated_at,
+"""
+_UNLESS_BETTER: Final[LiteralString] = """
+        revision = b.revision + 1
     WHERE (%s::bool OR EXCLUDED.n_events >= b.n_events)
       AND (b.open, b.high, b.low, b.close, b.volume, b.volume_lo, b.notional, b.notional_lo, b.n_events,
            b.first_ts, b.first_seq, b.last_ts, b.last_seq)
@@ -74,6 +76,10 @@ _REPLACE: Final[LiteralString] = """
           (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, EXCLUDED.volume_lo,
            EXCLUDED.notional, EXCLUDED.notional_lo, EXCLUDED.n_events, EXCLUDED.first_ts,
            EXCLUDED.first_seq, EXCLUDED.last_ts, EXCLUDED.last_seq)
+"""
+_IF_AS_FOUND: Final[LiteralString] = """
+        revision = EXCLUDED.revision
+    WHERE b.writer = EXCLUDED.writer AND b.revision = EXCLUDED.revision - 1
 """
 
 # Keys come back only where they tell more than the count does: not when every row was new.
@@ -87,7 +93,10 @@ _WRITTEN: Final[LiteralString] = """
                  array_agg(revision) AS revisions FROM written) w
 """
 _RETURNING: Final[LiteralString] = ' RETURNING provider, symbol, "interval", ts, revision) '
-_UPSERT: Final[LiteralString] = "WITH written AS (" + _INSERT + _REPLACE + _RETURNING + _WRITTEN
+_UPSERT: Final[LiteralString] = (
+    "WITH written AS (" + _INSERT + _REPLACE + _UNLESS_BETTER + _RETURNING + _WRITTEN
+)
+_AMEND: Final[LiteralString] = "WITH written AS (" + _INSERT + _REPLACE + _IF_AS_FOUND + _RETURNING + _WRITTEN
 _INSERT_NEW: Final[LiteralString] = "WITH written AS (" + _INSERT + "DO NOTHING" + _RETURNING + _WRITTEN
 
 _REFUSED: Final[LiteralString] = """
@@ -106,20 +115,20 @@ _ROW: Final[LiteralString] = """
     first_ts, first_seq, last_ts, last_seq, revision
 """
 
-_LOCK: Final[LiteralString] = (
+_FIND: Final[LiteralString] = (
     # Literals only, as the type says.
     """
-    WITH locked AS MATERIALIZED (
+    WITH found AS MATERIALIZED (
         SELECT k.row, b.writer, b.ts, b.open, b.high, b.low, b.close, b.volume, b.volume_lo,
                coalesce(b.notional, 'NaN') AS notional, b.notional_lo, b.n_events, b.first_ts, b.first_seq,
                b.last_ts, b.last_seq, b.revision
         FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::int8[])
           AS k(provider, symbol, "interval", ts, row)
-        JOIN bars_ohlcv b USING (provider, symbol, "interval", ts) ORDER BY k.row FOR UPDATE OF b)
+        JOIN bars_ohlcv b USING (provider, symbol, "interval", ts) ORDER BY k.row)
     SELECT array_agg(row), array_agg(writer),
 """  # noqa: S608
     + _COLUMNS
-    + " FROM locked"
+    + " FROM found"
 )
 
 
@@ -133,9 +142,8 @@ class Upserted:
 
 
 @dataclass(frozen=True, slots=True)
-class Locked:
-    """Stored bars, locked until the transaction ends. ``row[i]`` is which of the asked rows ``bars`` row ``i``
-    is, ``writer[i]`` who wrote it."""
+class Found:
+    """Stored bars. ``row[i]`` is which of the asked rows ``bars`` row ``i`` is, ``writer[i]`` who wrote it."""
 
     row: I64
     writer: list[str]
@@ -170,7 +178,7 @@ async def upsert(
         psycopg.DataError, psycopg.IntegrityError: the server does not take a row; the transaction is over.
     """
     done: list[Upserted] = []
-    for part in _distinct(key_order(bars)):
+    for part in _distinct(key_order(_first(bars))):
         changed = await _write(connection, _UPSERT, part, writer, (force,))
         missed = len(part) - len(changed)
         refused = 0 if force or not missed else await _count_refused(connection, part)
@@ -183,18 +191,25 @@ async def upsert(
 
 async def insert_new(connection: AsyncConnection[Any], bars: BarBatch, writer: str) -> BarBatch:
     """Store those of ``bars``, with distinct keys, that no row exists for; return them."""
-    return await _write(connection, _INSERT_NEW, key_order(bars), writer, ())
+    return await _write(connection, _INSERT_NEW, key_order(_first(bars)), writer, ())
 
 
-async def lock(connection: AsyncConnection[Any], bars: BarBatch) -> Locked:
-    """The stored rows with the keys of ``bars``, locked in the order of ``bars``."""
+async def find(connection: AsyncConnection[Any], bars: BarBatch) -> Found:
+    """The stored rows with the keys of ``bars``, in the order of ``bars``."""
     keys = [*_keys(bars), np.arange(len(bars), dtype=np.int64)]
-    cursor = await connection.execute(_LOCK, keys, binary=True)
-    found = await one_row(cursor)
+    found = await one_row(await connection.execute(_FIND, keys, binary=True))
     if found[0] is None:
-        return Locked(np.empty(0, np.int64), [], BarBatch.empty())
+        return Found(np.empty(0, np.int64), [], BarBatch.empty())
     row, writer, *columns = found
-    return Locked(row, writer, _batch(bars.series, bars.code[row], columns))
+    return Found(row, writer, _batch(bars.series, bars.code[row], columns))
+
+
+async def amend(connection: AsyncConnection[Any], bars: BarBatch, found: I32, writer: str) -> BarBatch:
+    """Replace the stored rows that are still ``writer``'s at the revisions ``found``; return those that were.
+
+    This compares instead of locking what was read, because TimescaleDB cannot lock a compressed row.
+    """
+    return await _write(connection, _AMEND, key_order(_revised(bars, found + np.int32(1))), writer, ())
 
 
 async def read(
@@ -271,11 +286,11 @@ async def _write(
 ) -> BarBatch:
     """Run an insert on ``bars``, in key order; return what was written, with revisions."""
     n = len(bars)
-    values = [*_keys(bars), *(getattr(bars, name) for name in VALUES)]
+    values = [*_keys(bars), *(getattr(bars, name) for name in VALUES), bars.revision]
     cursor = await connection.execute(statement, [writer, *values, *more, n], binary=True)
     count, highest, *keys = await one_row(cursor)
     if count == n and highest <= 1:
-        return _revised(bars, np.ones(n, np.int32))
+        return bars
     if count == 0:
         return bars.take(slice(0, 0))
     providers, symbols, intervals, ts, revision = keys
@@ -291,6 +306,10 @@ async def _write(
 async def _count_refused(connection: AsyncConnection[Any], bars: BarBatch) -> int:
     cursor = await connection.execute(_REFUSED, [*_keys(bars), bars.n_events], binary=True)
     return int((await one_row(cursor))[0])
+
+
+def _first(bars: BarBatch) -> BarBatch:
+    return _revised(bars, np.ones(len(bars), np.int32))
 
 
 def _revised(bars: BarBatch, revision: NDArray[np.int32]) -> BarBatch:

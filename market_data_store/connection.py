@@ -15,6 +15,9 @@ from market_data_core.errors import SchemaOutOfDate, StoreError, StoreUnavailabl
 from market_data_core.redact import redact
 
 FIX_SCHEMA: Final = "run `mdp store upgrade`"
+_BAD_URL = re.compile(
+    r"invalid (integer value|connection option|URI|port)|in connection info string|invalid dsn"
+)
 _DRIVER = re.compile(r"\A(postgres(?:ql)?)\+\w+://")
 UNREACHABLE: Final = (
     psycopg.OperationalError,
@@ -52,7 +55,7 @@ def translate(error: BaseException, url: str) -> StoreError:
         return SchemaOutOfDate(f"the schema of {where} is not the one needed ({said}): {FIX_SCHEMA}")
     if isinstance(error, pg.InsufficientPrivilege):
         return StoreError(f"{where}: {said}: grant it to the user, or use another one in DATABASE_URL")
-    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None and "invalid" in said:
+    if isinstance(error, psycopg.Error) and _BAD_URL.search(said):
         return StoreError(f"{where} is not a database URL ({said}): write postgresql://user@host:port/name")
     if isinstance(error, UNREACHABLE):
         return StoreUnavailable(f"cannot use PostgreSQL at {where} now ({said}): check that it runs")

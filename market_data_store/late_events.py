@@ -38,22 +38,24 @@ async def amend(connection: AsyncConnection[Any], late: EventBatch, window_ns: i
     merged: list[BarBatch] = []
     stale: dict[tuple[str, str, int], str] = {}
     while len(rest):
-        found = await bars_table.lock(connection, rest)
+        found = await bars_table.find(connection, rest)
         mine = np.array([name == writer for name in found.writer], np.bool_)
         for row, name in zip(found.row.tolist(), found.writer, strict=True):
             if name != writer:
                 series = rest.series[rest.code[row]]
                 stale[series.provider, series.symbol, int(rest.ts[row])] = name
+        # Somebody may change or insert one of these rows right now: then the next turn finds it so.
+        again = [rest.take(np.setdiff1d(np.arange(len(rest)), found.row))]
+        if len(again[0]):
+            created.append(await bars_table.insert_new(connection, again[0], writer))
+            again[0] = _without(again[0], created[-1])
         if mine.any():
-            both = BarBatch.concat([found.bars.take(mine), rest.take(found.row[mine])])
-            done = await bars_table.upsert(connection, merge_bars(both), writer, force=True)
-            merged.append(done.changed)
-        rest = rest.take(np.setdiff1d(np.arange(len(rest)), found.row))
-        if len(rest):
-            # Somebody may insert one of these rows right now: then the next turn finds it.
-            new = await bars_table.insert_new(connection, rest, writer)
-            created.append(new)
-            rest = _without(rest, new)
+            ours = found.bars.take(mine)
+            news = rest.take(found.row[mine])
+            both = merge_bars(BarBatch.concat([ours, news]))
+            merged.append(await bars_table.amend(connection, both, both.revision, writer))
+            again.append(_without(news, merged[-1]))
+        rest = bars_table.key_order(BarBatch.concat(again))
     empty = BarBatch.empty()
     return Amended(
         BarBatch.concat(created) if created else empty,

@@ -6,6 +6,7 @@ several processes may start at the same time and each finds the work done or doe
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ from market_data_store.models import Base
 from market_data_store.schema_version import HEAD, out_of_date
 
 _LOCK: Final = 0x6D64705F  # "mdp_"
+_ALEMBIC: Final = threading.Lock()
+"""Alembic keeps the running command in module globals, so one at a time in a process."""
 
 
 def _ours(name: str | None, kind: str, _parents: Any) -> bool:
@@ -188,7 +191,8 @@ def _alembic(connection: Connection, url: str, run: Any, revision: str) -> None:
     if at is not None and at not in known:
         raise out_of_date(url, at)
     try:
-        run(config, revision)
+        with _ALEMBIC:
+            run(config, revision)
         connection.commit()
     except CommandError as error:
         names = ", ".join(sorted(known))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import psycopg
 import pytest
 
-from market_data_store import StoreClient, schema
+from market_data_store import StoreClient, arrays, schema
 from tests.servers import ServerMissing
 from tests.servers.postgres import PostgresServer
 from tests.servers.timescale import TimescaleServer
@@ -80,6 +81,15 @@ async def store(database: str) -> AsyncIterator[StoreClient]:
     """A client on a new database."""
     async with await StoreClient.connect(database) as client:
         yield client
+
+
+@pytest.fixture
+async def reader(postgres: PostgresServer) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A bare connection that knows the columns of the store."""
+    connection = await psycopg.AsyncConnection.connect(postgres.url())
+    async with connection:
+        arrays.register(connection)
+        yield connection
 
 
 def _matrix_database(databases: Databases, server: str, *, migrated: bool) -> Iterator[str]:
