@@ -143,10 +143,9 @@ class Delivery:
             failure = await self._publish_front()
             if failure is None:
                 continue
-            if self._spool is None:
+            self._spooling = self._spool is not None
+            if not self._to_disk():
                 await self._persist(self._publish_front)
-            else:
-                self._spooling = True
 
     async def _publish_front(self) -> BusUnavailable | None:
         """Publishes the first parcels of the queue, which keeps those that could not be."""
@@ -225,19 +224,19 @@ class Delivery:
             spool.remove(head)
             self._observer.spool_depth(spool.events, spool.bytes)
 
-    def _to_disk(self) -> None:
-        """Moves the queue to the spool as far as that has room."""
+    def _to_disk(self) -> bool:
+        """Moves the queue to the spool as far as that has room; whether it moved anything."""
         spool = self._spool
         if spool is None:
-            return
+            return False
         moving: list[Parcel] = []
         size = 0
-        while self._queue and (spool.has_room(size + self._queue[0].size) or not (len(spool) or moving)):
+        while self._queue and spool.has_room(size + self._queue[0].size):
             parcel = self._queue.popleft()
             moving.append(parcel)
             size += parcel.size
         if not moving:
-            return
+            return False
         try:
             spool.append(self._partitions, moving)
         except BaseException:
@@ -247,6 +246,7 @@ class Delivery:
         self._observer.spooled(sum(p.events for p in moving))
         self._observer.spool_depth(spool.events, spool.bytes)
         self._room.set()
+        return True
 
     def _fitting(self, spooled: Spooled) -> list[Parcel]:
         """The parcel as the topic is cut now: it may have another number of partitions than at the time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,10 @@ from market_data_core.events import Series
 from market_data_core.partitioner import partition_of
 from market_data_pipeline.streaming.bus import Record
 
-FRAME_ROWS = 4096
+FRAME_ROWS: Final = 4096
 """Rows of a full frame: 150 KB of ticks, well below the largest message that brokers take by default."""
+SINGLES: Final = 256
+"""Records of one event each in a parcel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,12 @@ class Framer:
         partitions: int,
         codec: Codec = "frame",
         lane: Callable[[str], str | None] = lambda provider: None,
-        max_rows: int = FRAME_ROWS,
+        max_rows: int | None = None,
     ) -> None:
         self._partitions = partitions
         self._codec: Codec = codec
         self._lane = lane
-        self._max_rows = max_rows
+        self._max_rows = max_rows or (FRAME_ROWS if codec == "frame" else SINGLES)
         self._series: tuple[Series, ...] = ()
         self._group_of: NDArray[np.int32] = np.empty(0, np.int32)
         self._groups: dict[tuple[int, str | None], int] = {}

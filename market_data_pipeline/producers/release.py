@@ -85,7 +85,7 @@ class Release:
                 end = max(start, min(end, int(np.searchsorted(due, self._deadline, "left"))))
             else:
                 ready = int(np.searchsorted(due, now, "right"))
-                wake = max(int(due[start]), self._released_at + self._linger)
+                wake = max(int(due[start]), min(int(due[start]), self._released_at) + self._linger)
                 if ready < end and wake > now:
                     await self.pause((min(wake, self._deadline or wake) - now) / 1e9)
                     continue

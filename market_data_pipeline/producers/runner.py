@@ -26,7 +26,7 @@ from market_data_core.codecs import (
 from market_data_core.errors import DatasetError
 from market_data_pipeline.producers.checks import EventCheck
 from market_data_pipeline.producers.counts import Counts, ProducerObserver, Tally, Untold
-from market_data_pipeline.producers.delivery import Delivery, Sleep
+from market_data_pipeline.producers.delivery import MEMORY_BYTES, Delivery, Sleep
 from market_data_pipeline.producers.framing import Framer, Parcel
 from market_data_pipeline.producers.intake import Intake
 from market_data_pipeline.producers.pacing import Pace, Unpaced
@@ -56,7 +56,8 @@ class RunnerOptions:
     take at most. ``duration_s``: seconds from the first event on. ``bad_rows``: whether a row that is no event
     ends the run, goes to the dead letters, or is only counted. ``linger_s``: longest that an event that is due waits
     for others. ``end_lanes``: the lanes end with the provider. ``finish_ns``: a stopped run goes on, unpaced, to the
-    end of the window of that length in which it was stopped, so that no window is cut.
+    end of the window of that length in which it was stopped, so that no window is cut. ``memory_bytes``: most that
+    waits in memory for the bus.
     """
 
     partitions: int = 1
@@ -68,6 +69,7 @@ class RunnerOptions:
     linger_s: float = 0.02
     end_lanes: bool = False
     finish_ns: int | None = None
+    memory_bytes: int = MEMORY_BYTES
 
 
 class ProducerRunner:
@@ -128,7 +130,15 @@ class ProducerRunner:
         partitions = await self._bus.ensure_topic(self._topic, self._options.partitions)
         framer = Framer(partitions, self._options.codec, self._options.lane)
         tally = Tally(counts, self._observer)
-        delivery = Delivery(self._bus, self._topic, partitions, tally, spool=self._spool, sleep=self._sleep)
+        delivery = Delivery(
+            self._bus,
+            self._topic,
+            partitions,
+            tally,
+            spool=self._spool,
+            memory_bytes=self._options.memory_bytes,
+            sleep=self._sleep,
+        )
         letters = await self._dead_letters()
         deliveries = [d for d in (delivery, letters) if d is not None]
         for each in deliveries:

@@ -47,7 +47,7 @@ class SpoolError(MdpError):
 class Spool:
     """A bounded queue of parcels on disk, for one thread: a call takes milliseconds, and only during an outage.
 
-    ``max_bytes`` bounds the values it holds; a parcel that does not fit is refused, never cut.
+    ``max_bytes`` bounds the values it holds; who appends asks :meth:`has_room` first.
     """
 
     def __init__(self, path: Path, max_bytes: int, lock: FileLock) -> None:
@@ -118,8 +118,8 @@ class Spool:
         return self.parcels
 
     def has_room(self, size: int) -> bool:
-        """Whether parcels of ``size`` bytes fit; one always fits into an empty spool."""
-        return self.parcels == 0 or self.bytes + size <= self.max_bytes
+        """Whether parcels of ``size`` bytes fit."""
+        return self.bytes + size <= self.max_bytes
 
     def append(self, partitions: int, parcels: Sequence[Parcel]) -> None:
         """Put ``parcels`` at the end, all or none."""
@@ -182,7 +182,8 @@ class Spool:
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # on a full disk SQLite has rolled back by itself
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
