@@ -22,6 +22,8 @@ _DRIVER = re.compile(r"\A(postgres(?:ql)?)\+\w+://")
 UNREACHABLE: Final = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    pg.IdleInTransactionSessionTimeout,
+    pg.TransactionTimeout,
     pg.ReadOnlySqlTransaction,
     PoolTimeout,
     PoolClosed,

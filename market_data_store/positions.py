@@ -14,11 +14,15 @@ from market_data_core.errors import Fenced, StoreError
 from market_data_core.protocols import Claim, Flush, OutboxRecord, Position
 from market_data_store.connection import one_row
 
+IDLE_LIMIT: Final = "10s"
+"""How long a transaction that holds a claim may wait for its client: one that was stopped, or whose wire is dead, would
+keep the next owner out for as long as it lasts. The server ends the session, and the flush is tried again."""
+
 _CLAIM: Final[LiteralString] = """
     INSERT INTO stream_claims AS c (topic, consumer_group, partition, epoch, owner) VALUES (%s, %s, %s, 1, %s)
     ON CONFLICT (topic, consumer_group, partition) DO UPDATE
     SET epoch = c.epoch + 1, owner = EXCLUDED.owner, claimed_at = now(), flush_number = 0, last_flush = NULL
-    RETURNING epoch
+    RETURNING epoch, set_config('idle_in_transaction_session_timeout', %s, true)
 """
 _POSITIONS: Final[LiteralString] = """
     SELECT lane, watermark, read_offset, restart_offset, dedupe_offset FROM stream_positions
@@ -29,7 +33,8 @@ _OUTBOX: Final[LiteralString] = """
     WHERE topic = %s AND consumer_group = %s AND partition = %s ORDER BY id
 """
 _LOCK: Final[LiteralString] = """
-    SELECT epoch, owner, flush_number, last_flush FROM stream_claims
+    SELECT epoch, owner, flush_number, last_flush, set_config('idle_in_transaction_session_timeout', %s, true)
+    FROM stream_claims
     WHERE topic = %s AND consumer_group = %s AND partition = %s FOR UPDATE
 """
 _PUT: Final[LiteralString] = """
@@ -93,8 +98,8 @@ async def take_claim(
     connection: AsyncConnection[Any], topic: str, group: str, partition: int, owner: str
 ) -> Claim:
     """Raise the epoch. A flush of the owner before that is under way is waited for, and seen."""
-    cursor = await connection.execute(_CLAIM, (topic, group, partition, owner))
-    (epoch,) = await one_row(cursor)
+    cursor = await connection.execute(_CLAIM, (topic, group, partition, owner, IDLE_LIMIT))
+    epoch, _ = await one_row(cursor)
     of = (topic, group, partition)
     lanes = await (await connection.execute(_POSITIONS, of)).fetchall()
     positions = {lane: Position(lane, *rest) for lane, *rest in lanes}
@@ -117,12 +122,12 @@ async def lock_claim(connection: AsyncConnection[Any], flush: Flush) -> Summary 
         StoreError: a later flush of this claim was applied already.
     """
     claim = flush.claim
-    cursor = await connection.execute(_LOCK, (claim.topic, claim.group, claim.partition))
+    cursor = await connection.execute(_LOCK, (IDLE_LIMIT, claim.topic, claim.group, claim.partition))
     row = await cursor.fetchone()
     what = f"partition {claim.partition} of {claim.topic} for group {claim.group}"
     if row is None:
         raise Fenced(f"{what} has no claim any more: claim it again")
-    epoch, owner, number, last = row
+    epoch, owner, number, last, _ = row
     if epoch != claim.epoch:
         raise Fenced(
             f"{what} is at epoch {epoch} of {owner}: epoch {claim.epoch} may write nothing more, drop its state"
