@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import structlog
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
 from market_data_core.clock import Clock
 from market_data_core.codecs import DeadLetter, encode_dead_letter
@@ -150,6 +150,7 @@ class ExactlyOnceConsumer:
         self._observer = observer
         self._owned: dict[int, _Owned] = {}
         self._claims: dict[int, asyncio.Task[None]] = {}
+        self._outliving: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
         self._active_at = clock.monotonic()
         self._until_idle: float | None = None
@@ -192,6 +193,10 @@ class ExactlyOnceConsumer:
         return Poll() if stop.is_set() else await consumer.poll(self._settings.poll_seconds)
 
     async def _take(self, consumer: Consumer, poll: Poll) -> None:
+        for partition in poll.lost:
+            # All at once, before anything is awaited: a claim that went on would seek what is not owned any more.
+            if partition in self._claims:
+                self._claims[partition].cancel()
         for partition in poll.lost:
             await self._drop(consumer, partition, "lost")
         for partition in poll.assigned:
@@ -242,10 +247,17 @@ class ExactlyOnceConsumer:
     async def _flush(self, consumer: Consumer, partition: int, owned: _Owned) -> None:
         try:
             await self._commit(consumer, partition, owned)
-        except Fenced:
+        except Fenced as fence:
+            log.warning(
+                "a newer owner holds the partition; nothing was written",
+                partition=partition,
+                error=str(fence),
+            )
             self._observer.fenced(partition)
             await self._forget(consumer, partition, owned, "fenced")
         except Exception as error:
+            if isinstance(error, MdpError) and error.retriable and self._owned.get(partition) is not owned:
+                return  # the partition is somebody else's, who reads these events again
             # A task's error would be lost otherwise; the loop raises it.
             self._failure = error
         finally:
@@ -258,8 +270,12 @@ class ExactlyOnceConsumer:
     async def _commit(self, consumer: Consumer, partition: int, owned: _Owned) -> None:
         plan = owned.logic.take()
         s = self._settings
+
+        def mine() -> bool:
+            return self._owned.get(partition) is owned
+
         if plan.dead_letters:
-            await self._retry("bus", lambda: self._bury(plan.dead_letters))
+            await self._retry("bus", lambda: self._bury(plan.dead_letters), as_long_as=mine)
         owned.number += 1
         flush = Flush(
             claim=owned.claim,
@@ -272,14 +288,16 @@ class ExactlyOnceConsumer:
             dead_letter_topic=s.dead_letter_topic,
         )
         started = self._clock.monotonic()
-        committed = await self._retry("store", lambda: self._store.commit(flush))
+        committed = await self._retry("store", lambda: self._store.commit(flush), as_long_as=mine)
         owned.published = []
         at = self._clock.now()
         self._observer.flushed(partition, plan, committed, (self._clock.monotonic() - started) / 1e9, at)
         for reason, row in committed.rejected:
             log.error("the store rejected a bar; it is in the dead letter topic", reason=reason, row=row)
+        if not mine():
+            return  # whoever claims it finds the outbox
         await self._publish(owned, committed.outbox)
-        if self._owned.get(partition) is owned:
+        if mine():
             await self._retry("bus", lambda: consumer.ack(partition, plan.through, keep_from=plan.keep_from))
 
     async def _publish(self, owned: _Owned, outbox: Iterable[OutboxRecord]) -> None:
@@ -330,7 +348,12 @@ class ExactlyOnceConsumer:
             await _cancel(claim)
         owned = self._owned.pop(partition, None)
         if owned is not None:
-            if owned.flush is not None:
+            if owned.flush is not None and reason == "lost":
+                # The store knows whether it is still in time: it is done, or fenced and counted. Cut off in the middle
+                # its outcome would stay unknown, and whoever is away would be waited for.
+                self._outliving.add(owned.flush)
+                owned.flush.add_done_callback(self._outliving.discard)
+            elif owned.flush is not None:
                 await _cancel(owned.flush)
             self._observer.released(partition, reason)
 
@@ -353,6 +376,8 @@ class ExactlyOnceConsumer:
     async def _shut(self, consumer: Consumer) -> None:
         for partition in list(self._owned.keys() | self._claims.keys()):
             await self._drop(consumer, partition, "stopped")
+        for flush in list(self._outliving):
+            await _cancel(flush)
         await consumer.close()
 
     async def _is_idle(self, seconds: float) -> bool:
@@ -368,7 +393,9 @@ class ExactlyOnceConsumer:
             p.lag > 0 and (p.owner is None or p.partition in mine) for g in groups for p in g.partitions
         )
 
-    async def _retry(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(
+        self, what: str, call: Callable[[], Awaitable[T]], as_long_as: Callable[[], bool] = lambda: True
+    ) -> T:
         """Call until it works, as long as the error says that it may: exponential backoff with jitter, to 2 s."""
 
         def report(state: RetryCallState) -> None:
@@ -377,8 +404,8 @@ class ExactlyOnceConsumer:
                 self._observer.retrying(what, error)
 
         async for attempt in AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, MdpError) and e.retriable),
-            wait=wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.1),
+            retry=retry_if_exception(lambda e: isinstance(e, MdpError) and e.retriable and as_long_as()),
+            wait=wait_exponential(multiplier=0.05, max=2.0) + wait_random(0, 0.1),
             before_sleep=report,
             reraise=True,
         ):
