@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from market_data_pipeline.cli import dlq
 from market_data_pipeline.cli.micro_batch import micro_batch
 from market_data_pipeline.cli.produce import produce
 from market_data_pipeline.cli.replay import replay
@@ -18,3 +19,4 @@ app.command("micro-batch")(micro_batch)
 app.command("replay")(replay)
 app.command("tail")(tail)
 app.command("status")(status)
+app.add_typer(dlq.app, name="dlq")
