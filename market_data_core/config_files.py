@@ -27,7 +27,7 @@ DEFAULT_FILE: Final = Path("configs/streaming.yaml")
 """Read from the working directory when neither ``--config`` nor MDP_CONFIG names a file."""
 VARIABLES: Final = {"REDIS_URI": "bus.redis.uri", "DATABASE_URL": "store.url"}
 """Variables with a name of their own; every other key is ``MDP_SECTION__KEY``."""
-BUILT_IN_BUSES: Final = ("redis", "kafka", "memory")
+BUILT_IN_BUSES: Final = ("redis", "memory")
 
 _PLACEHOLDER: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}|\$\{")
 
@@ -122,6 +122,8 @@ class _Layers:
                 return  # the file has something else there, which validation will name
             node = child
         node[last] = value
+        # What was below it, such as the entries of a list, is gone.
+        self.sources = {name: s for name, s in self.sources.items() if not name.startswith(f"{path}.")}
         self.sources[path] = source
 
     def where(self, path: str) -> str:

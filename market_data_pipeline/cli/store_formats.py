@@ -123,12 +123,18 @@ def _rows(bars: BarBatch) -> list[tuple[Any, ...]]:
 
 @contextmanager
 def _binary(path: Path | None) -> Iterator[IO[bytes]]:
+    from market_data_core.errors import UsageError
+
     if path is None:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
-    else:
-        with path.open("wb") as file:
-            yield file
+        return
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise UsageError(f"--output: cannot write {path} ({error.strerror}); name another file") from None
+    with file:
+        yield file
 
 
 def _json_lines(out: IO[bytes], rows: Sequence[dict[str, Any]]) -> None:

@@ -46,6 +46,7 @@ _PASSING: Final = (
 )
 _PASSING_WORDS: Final = ("BUSY", "MISCONF", "NOGROUP", "NOREPLICAS", "UNBLOCKED")
 """Refusals that end by themselves or by an operator's hand, without a change on our side."""
+_LOOK: Final = "check that it runs, and REDIS_URI or bus.redis.uri"
 
 Reply = Any
 
@@ -110,19 +111,23 @@ class RedisServer:
         text = redact(str(error)).strip().rstrip(".") or type(error).__name__
         if isinstance(error, AuthenticationError | AuthorizationError) or text.startswith("NOAUTH"):
             return BusError(
-                f"Redis at {self.where} refused the user or password: "
-                f"check them in bus.redis.uri or REDIS_URI ({text})"
+                f"Redis at {self.where} refuses the login ({text}): "
+                "correct the user or password in REDIS_URI or bus.redis.uri"
             )
         if isinstance(error, NoPermissionError) or text.startswith("NOPERM"):
             return BusError(
                 f"the user of Redis at {self.where} lacks a permission: grant it with ACL SETUSER ({text})"
             )
         if isinstance(error, RedisTimeoutError | TimeoutError):
-            return BusUnavailable(f"Redis at {self.where} did not answer in time")
+            return BusUnavailable(f"Redis at {self.where} did not answer in time: {_LOOK}")
         if isinstance(error, _PASSING) or text.startswith(_PASSING_WORDS):
             return BusUnavailable(f"Redis at {self.where} cannot take commands now: {text}")
         if isinstance(error, RedisConnectionError | OSError):
-            return BusUnavailable(f"Redis at {self.where} cannot be reached: {text}")
+            return BusUnavailable(f"Redis at {self.where} cannot be reached ({text}): {_LOOK}")
+        if "DB index" in text:
+            return BusError(
+                f"Redis at {self.where} has no such database ({text}): correct the number in the URL"
+            )
         if "unknown command" in text:
             return BusError(f"Redis at {self.where} is too old, 6.2 or newer is needed: {text}")
         if text.startswith("WRONGTYPE"):
