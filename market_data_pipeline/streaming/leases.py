@@ -84,6 +84,7 @@ class Leases:
         self._revoking: list[int] = []
         self._task: asyncio.Task[None] | None = None
         self._turn = asyncio.Lock()
+        self._closing = False
         self.changed = asyncio.Event()
         self.error: BusError | None = None
 
@@ -136,6 +137,7 @@ class Leases:
 
     async def close(self) -> None:
         """Leave the group and release everything, so that the others need not wait for the leases' end."""
+        self._closing = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
@@ -152,7 +154,9 @@ class Leases:
     async def _run(self) -> None:
         """Beat until cancelled. An error is kept for the next poll to raise, and the next beat tries again."""
         pause = min(self._lease_ms / 10, _SLOWEST_BEAT_MS) / 1000
-        while True:
+        # A cancellation alone may be lost: asyncio.wait_for of Python 3.11, which redis-py sends with, drops
+        # one that comes as what it waits for is done.
+        while not self._closing:
             await asyncio.sleep(pause)
             try:
                 await self._turn_once()

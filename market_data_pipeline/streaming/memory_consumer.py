@@ -52,6 +52,7 @@ class MemoryConsumer(Consumer):
         self._max_records = max_records
         self._me = Member(member, f"{member}#{next(_serials):012d}", lease_ms * 1_000_000, link)
         self._owned: dict[int, _Reading] = {}
+        self._joined = False
 
     async def poll(self, timeout: float) -> Poll:
         loop = asyncio.get_running_loop()
@@ -102,11 +103,10 @@ class MemoryConsumer(Consumer):
     async def close(self) -> None:
         for partition in list(self._owned):
             await self.release(partition)
-        if self._link.cut_at is None:
-            broker = self._reach()
-            group = broker.topic(self._topic).group(self._group)
+        if self._joined and self._link.cut_at is None:
+            group = self._group_of(self._reach())
             group.members = [member for member in group.members if member is not self._me]
-            broker.wake()
+            self._reach().wake()
 
     def _group_of(self, broker: Broker) -> Group:
         return broker.topic(self._topic).group(self._group)
@@ -126,6 +126,7 @@ class MemoryConsumer(Consumer):
         group.expire(now)
         if self._me not in group.members:
             group.members.append(self._me)
+            self._joined = True
             broker.wake()
         lost = [p for p in self._owned if group.logs[p].owner is not self._me]
         for partition in lost:
