@@ -12,8 +12,8 @@ import os
 from pathlib import Path
 
 from market_data_core.errors import EmbeddedError
-from market_data_pipeline.embedded.postgres import Postgres
-from market_data_pipeline.embedded.redis import Redis
+from market_data_pipeline.embedded.postgres_server import Postgres
+from market_data_pipeline.embedded.redis_server import Redis
 from market_data_pipeline.embedded.service import Service, Status
 
 __all__ = ["Postgres", "Redis", "Service", "Status", "home", "postgres", "redis", "services"]

@@ -65,10 +65,8 @@ class Service(ABC):
     """One embedded server of one home."""
 
     name: ClassVar[str]
-    process: ClassVar[str]
-    """Name of its processes in the process table."""
-    maker: ClassVar[str | None] = None
-    """Name of the program that makes its data, if there is one."""
+    programs: ClassVar[frozenset[str]]
+    """Names of its processes in the process table."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -238,7 +236,7 @@ class Service(ABC):
     def _is_ours(self, pid: int) -> bool:
         try:
             process = psutil.Process(pid)
-            return process.name() == self.process and _alive(pid) and self._works_here(process)
+            return process.name() in self.programs and _alive(pid) and self._works_here(process)
         except psutil.Error:
             return False
 
@@ -255,7 +253,7 @@ class Service(ABC):
         found = []
         path = str((folder or self.data).resolve())
         for process in psutil.process_iter(["name"]):
-            if process.info["name"] not in (self.process, self.maker):
+            if process.info["name"] not in self.programs:
                 continue
             try:
                 if process.cwd() == path and process.status() != psutil.STATUS_ZOMBIE:

