@@ -190,7 +190,9 @@ class Leases:
         try:
             await held.lock.extend(self._lease_ms / 1000, replace_ttl=True)
         except LockError:
-            self._lose(partition, "the server gave it to somebody else or forgot it")
+            # It may have run out here as well while the server was asked.
+            if self._held.get(partition) is held:
+                self._lose(partition, "the server gave it to somebody else or forgot it")
         else:
             held.deadline = asked + self._lease_ms * _MS
             held.renew_at = asked + self._lease_ms * _MS // 3
@@ -203,7 +205,9 @@ class Leases:
             if len(keeping) <= share:
                 break
             keeping.remove(partition)
-            held = self._held[partition]
+            held = self._held.get(partition)
+            if held is None:  # it ran out while another was given back
+                continue
             if held.announced:
                 held.revoking = True
                 self._revoking.append(partition)
