@@ -72,6 +72,8 @@ def _inside(path: Path, dataset: Dataset, provider: str, key: str) -> list[Sourc
         return [_parquet(path, layout_of(dataset, provider, key))]
     with _readable(str(path)):
         zipped = zipfile.is_zipfile(path)
+        if path.suffix.lower() == ".zip" and not zipped:
+            raise zipfile.BadZipFile("it is no zip, or cut short")
         members = _members(path) if zipped else [path.name]
     out = []
     for member in members:

@@ -72,7 +72,9 @@ class SyntheticSpec:
             try:
                 canonical_series(self.provider, symbol, "tick", "1s")
             except PoisonRecord as error:
-                raise UsageError(f"{symbol!r} of {self.provider!r} cannot be a series: {error}") from None
+                raise UsageError(
+                    f"{symbol!r} of {self.provider!r} cannot be a series: {error}; correct --symbols"
+                ) from None
         if not (self.rate >= 0 and np.isfinite(self.rate)):
             raise UsageError(
                 f"the rate must be 0 (as fast as possible) or more, not {self.rate}; correct --rate"
