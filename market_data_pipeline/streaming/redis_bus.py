@@ -145,7 +145,7 @@ class RedisBus(Bus):
             BusError: it refuses us, or is older than 6.2.
         """
         with self._server.translated():
-            about = await self._server.client.info("server", "persistence")
+            about = await self._server.client.info("server") | await self._server.client.info("persistence")
         version = str(about["redis_version"])
         if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
             raise BusError(f"Redis at {self._server.where} is {version}: 6.2 or newer is needed")

@@ -165,6 +165,8 @@ class Wire:
             async with asyncio.timeout(TIMEOUT):
                 if self._connection is None:
                     self._connection = self._server.connection()
+                elif self._connection.is_connected and await _ended(self._connection):
+                    await self._connection.disconnect(nowait=True)
                 await self._connection.connect()  # type: ignore[no-untyped-call]
                 await self._connection.send_packed_command(commands, check_health=False)
 
@@ -198,3 +200,13 @@ class Wire:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.disconnect()
+
+
+async def _ended(connection: Connection) -> bool:
+    """Whether the server has closed an idle connection, as it does when it restarts."""
+    # Its name before redis-py 8.
+    look = getattr(connection, "can_read", None) or connection.can_read_destructive
+    try:
+        return bool(await look())
+    except RedisConnectionError:
+        return True
