@@ -5,7 +5,8 @@ length, lower bound), then for each element its length as int32 and its bytes. W
 size that is a numpy structured array, so a column is written and read without a Python object an element.
 
 Written: int64 as ``int8[]``, int32 as ``int4[]``, float64 as ``float8[]``, datetime64[ns] as ``timestamptz[]``,
-:class:`Names` as ``text[]``. Read: the same types as arrays, ``timestamptz[]`` as int64 nanoseconds.
+:class:`Names` as ``text[]``, :class:`Blobs` as ``bytea[]``. Read: the number types as arrays, ``timestamptz[]`` as
+int64 nanoseconds.
 Nulls are not written; reading one raises, so queries wrap nullable columns in ``COALESCE(x, 'NaN')``.
 """
 
@@ -25,6 +26,7 @@ from psycopg.pq import Format
 _HEADER = struct.Struct("!iiIii")
 _INT32 = struct.Struct("!i")
 _TEXT: Final = 25
+_BYTEA: Final = 17
 
 POSTGRES_EPOCH: Final = 946_684_800 * 10**9
 """2000-01-01 UTC in Unix nanoseconds, where timestamptz counts its microseconds from."""
@@ -36,6 +38,13 @@ class Names:
 
     table: Sequence[str]
     code: NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blobs:
+    """A column of bytes, which psycopg would write as hexadecimal text."""
+
+    values: Sequence[bytes]
 
 
 class _ColumnDumper(Dumper):
@@ -120,6 +129,17 @@ class _NamesDumper(Dumper):
         return _HEADER.pack(1, 0, _TEXT, len(code), 1) + body
 
 
+class _BlobsDumper(Dumper):
+    format = Format.BINARY
+    oid = 1001
+
+    def dump(self, obj: Blobs) -> Buffer:
+        parts = [_HEADER.pack(1, 0, _BYTEA, len(obj.values), 1)]
+        for value in obj.values:
+            parts += (_INT32.pack(len(value)), value)
+        return b"".join(parts)
+
+
 class _ColumnLoader(Loader):
     format = Format.BINARY
     item: ClassVar[np.dtype[Any]]
@@ -157,6 +177,7 @@ def register(connection: psycopg.AsyncConnection[Any]) -> None:
     adapters = connection.adapters
     adapters.register_dumper(np.ndarray, _ArrayDumper)
     adapters.register_dumper(Names, _NamesDumper)
+    adapters.register_dumper(Blobs, _BlobsDumper)
     for name, loader in (
         ("int8", _Int64Loader),
         ("int4", _Int32Loader),

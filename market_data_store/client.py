@@ -45,7 +45,9 @@ class StoreClient:
     after which the same call may be made again: connections come back by themselves.
     """
 
-    def __init__(self, url: str, *, pool_size: int, timeout_s: float, prepare: bool, clock: Clock) -> None:
+    def __init__(
+        self, url: str, *, pool_size: int, timeout_s: float, wait_s: float, prepare: bool, clock: Clock
+    ) -> None:
         """Use :meth:`connect`."""
         self._url = url
         self._timeout = timeout_s
@@ -58,7 +60,7 @@ class StoreClient:
             configure=_configure,
             min_size=min(1, pool_size),
             max_size=pool_size,
-            timeout=5.0,
+            timeout=wait_s,
             # Beyond this the pool gives up until it is asked again. Short, because its delays double.
             reconnect_timeout=4.0,
             open=False,
@@ -72,6 +74,7 @@ class StoreClient:
         *,
         pool_size: int = 4,
         timeout_s: float = 60.0,
+        wait_s: float = 5.0,
         prepare: bool = True,
         check_schema: bool = True,
         clock: Clock | None = None,
@@ -79,14 +82,20 @@ class StoreClient:
         """Connect to the database at ``url`` (any URL of libpq).
 
         ``timeout_s``: a session that takes longer is hung up on, so that a silent wire cannot hold a worker
-        for ever. ``prepare``: keep statements prepared; switch it off behind a transaction pooler.
+        for ever. ``wait_s``: how long a call waits for a connection. ``prepare``: keep statements prepared;
+        switch it off behind a transaction pooler.
 
         Raises:
             StoreUnavailable: the server cannot be reached. StoreError: it refuses the login or the database.
             SchemaOutOfDate: run ``mdp store upgrade`` first.
         """
         client = cls(
-            url, pool_size=pool_size, timeout_s=timeout_s, prepare=prepare, clock=clock or SystemClock()
+            url,
+            pool_size=pool_size,
+            timeout_s=timeout_s,
+            wait_s=wait_s,
+            prepare=prepare,
+            clock=clock or SystemClock(),
         )
         await client._probe(check_schema=check_schema)
         await client._pool.open()

@@ -25,6 +25,7 @@ UNREACHABLE: Final = (
     pg.IdleInTransactionSessionTimeout,
     pg.TransactionTimeout,
     pg.ReadOnlySqlTransaction,
+    pg.IdleInTransactionSessionTimeout,
     PoolTimeout,
     PoolClosed,
     TooManyRequests,

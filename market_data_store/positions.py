@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 
 from market_data_core.errors import Fenced, StoreError
 from market_data_core.protocols import Claim, Flush, OutboxRecord, Position
+from market_data_store.arrays import Blobs
 from market_data_store.connection import one_row
 
 IDLE_LIMIT: Final = "10s"
@@ -150,7 +151,7 @@ async def put(
         [claim.partition] * len(records),
         [printable(r.key) for r in records],
         [None] * len(records),
-        [r.value for r in records],
+        Blobs([r.value for r in records]),
     )
     of = (claim.topic, claim.group, claim.partition)
     ids = await (await connection.execute(_PUT, (*of, *columns))).fetchall()

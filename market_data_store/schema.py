@@ -154,7 +154,7 @@ def _connected(url: str) -> Iterator[Connection]:
     conninfo = libpq_url(url)
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=lambda: psycopg.connect(conninfo, application_name="mdp-schema"),
+        creator=lambda: psycopg.connect(conninfo, application_name="mdp-schema", connect_timeout=5),
         poolclass=NullPool,
     )
     try:

@@ -134,7 +134,7 @@ async def test_a_silent_wire_is_hung_up_on(postgres: PostgresServer, database: s
 
 
 async def test_a_cut_wire_tells_why_and_heals(postgres: PostgresServer, database: str, wire: Wire) -> None:
-    async with await StoreClient.connect(through(database, postgres, wire)) as store:
+    async with await StoreClient.connect(through(database, postgres, wire), wait_s=0.5) as store:
         await store.ping()
         wire.cut(refuse=True)
         with pytest.raises(StoreUnavailable):
