@@ -25,11 +25,12 @@ def configure(level: str = "INFO", *, json: bool = False) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
     ]
-    render: list[Any] = (
-        [structlog.processors.format_exc_info, _hide_secrets, structlog.processors.JSONRenderer()]
-        if as_json
-        else [_hide_secrets, structlog.dev.ConsoleRenderer(colors=True, pad_event_to=0)]
-    )
+    # A traceback becomes text before secrets are hidden, and shows no local variables.
+    render: list[Any] = [
+        structlog.processors.format_exc_info,
+        _hide_secrets,
+        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(pad_event_to=0),
+    ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
@@ -46,12 +47,12 @@ def configure(level: str = "INFO", *, json: bool = False) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel("DEBUG" if level == "DEBUG" else "WARNING")
-    for ours in ("market_data_core", "market_data_store", "market_data_pipeline"):
+    for ours in ("mdp", "market_data_core", "market_data_store", "market_data_pipeline"):
         logging.getLogger(ours).setLevel(level)
 
 
 def _hide_secrets(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = redact(value)
+        if not isinstance(value, int | float | None):
+            event[name] = redact(value if isinstance(value, str) else str(value))
     return event
