@@ -23,6 +23,11 @@ F64 = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
+def extends(series: tuple[Any, ...], old: tuple[Any, ...]) -> bool:
+    """Whether ``series`` is ``old`` with more behind, so that what was worked out for ``old`` still holds."""
+    return series[: len(old)] == old
+
+
 class _Columns:
     """Row operations that every batch shares; ``series`` is carried over, columns are indexed."""
 
@@ -33,8 +38,18 @@ class _Columns:
         return len(self.code)
 
     def take(self, rows: NDArray[Any] | slice) -> Self:
-        """The given rows (an index array, a mask or a slice), in that order."""
-        columns = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "series"}  # type: ignore[arg-type]
+        """The given rows (an index array, a mask or a slice), in that order.
+
+        Columns that were one array (the prices of ticks) stay one.
+        """
+        taken: dict[int, NDArray[Any]] = {}
+        columns = {}
+        for f in fields(self):  # type: ignore[arg-type]
+            if f.name != "series":
+                column = getattr(self, f.name)
+                if id(column) not in taken:
+                    taken[id(column)] = column[rows]
+                columns[f.name] = taken[id(column)]
         return cast(Any, type(self))(series=self.series, **columns)  # type: ignore[no-any-return]
 
     def with_series(self, series: tuple[Any, ...]) -> Self:
@@ -44,7 +59,8 @@ class _Columns:
 
     @classmethod
     def concat(cls, batches: Sequence[Self]) -> Self:
-        """All rows in order; series tables are merged when they differ."""
+        """All rows in order; series tables are merged when they differ. Columns that were one array in every
+        batch stay one."""
         if len(batches) == 1:
             return batches[0]
         table: dict[Any, int] = {}
@@ -56,8 +72,15 @@ class _Columns:
             else:
                 lookup = [table.setdefault(s, len(table)) for s in batch.series]
                 codes.append(np.array(lookup, np.int32)[batch.code] if lookup else batch.code)
-        names = [f.name for f in fields(cls) if f.name not in ("series", "code")]  # type: ignore[arg-type]
-        columns = {name: np.concatenate([getattr(b, name) for b in batches]) for name in names}
+        joined: dict[tuple[int, ...], NDArray[Any]] = {}
+        columns = {}
+        for f in fields(cls):  # type: ignore[arg-type]
+            if f.name not in ("series", "code"):
+                pieces = [getattr(b, f.name) for b in batches]
+                same = tuple(map(id, pieces))
+                if same not in joined:
+                    joined[same] = np.concatenate(pieces)
+                columns[f.name] = joined[same]
         series = batches[0].series if shared else tuple(table)
         return cast(Any, cls)(series=series, code=np.concatenate(codes), **columns)  # type: ignore[no-any-return]
 

@@ -11,7 +11,7 @@ canonical form); identity inside mdp is that tuple, so a record whose id says so
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -38,7 +38,16 @@ from market_data_core.frames import (
     encode_end_of_lane,
     encode_frame,
 )
-from market_data_core.times import format_time, format_times, parse_time, parse_times
+from market_data_core.times import (
+    MAX_TIME,
+    MAX_YEAR,
+    MIN_TIME,
+    MIN_YEAR,
+    format_time,
+    format_times,
+    parse_time,
+    parse_times,
+)
 
 __all__ = [
     "Codec",
@@ -62,7 +71,9 @@ __all__ = [
 Codec = Literal["json", "msgpack", "frame"]
 
 MAX_NAME: Final = 128
+MAX_LANE: Final = 400
 MAX_SERIES: Final = 200_000
+_TABLES: Final = 64
 _Seq = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -150,7 +161,7 @@ def decode_dead_letter(value: bytes) -> DeadLetter:
     try:
         wire = _dead_letter(value)
     except _DECODE_ERRORS as error:
-        raise PoisonRecord(f"not a dead letter: {error}") from None
+        raise PoisonRecord(f"not a dead letter: {frames.shortened(error)}") from None
     return DeadLetter(
         wire.reason, wire.topic, wire.partition, wire.offset, wire.key, wire.lane, wire.value, wire.at
     )
@@ -180,12 +191,15 @@ def faults(batch: EventBatch) -> dict[int, str]:
             good &= (np.abs(h) <= MAX_PRICE) & (np.abs(low) <= MAX_PRICE)
             good &= (low <= h) & (low <= o) & (o <= h) & (low <= c) & (c <= h)
             good &= (np.abs(h) * v <= MAX_NOTIONAL) & (np.abs(low) * v <= MAX_NOTIONAL)
+    for times in (batch.src_ts, batch.ingest_ts):
+        good &= (times >= MIN_TIME) & (times <= MAX_TIME)
     if good.all():
         return {}
-    return {i: _fault(*(float(x[i]) for x in (o, h, low, c, v))) for i in np.flatnonzero(~good).tolist()}
+    return {i: _fault(batch.take(slice(i, i + 1))) for i in np.flatnonzero(~good).tolist()}
 
 
-def _fault(o: float, h: float, low: float, c: float, v: float) -> str:
+def _fault(row: EventBatch) -> str:
+    o, h, low, c, v = (float(x[0]) for x in (row.o, row.h, row.l, row.c, row.v))
     for name, value in zip("ohlcv", (o, h, low, c, v), strict=True):
         if not np.isfinite(value):
             return f"{name} is not a finite number"
@@ -200,6 +214,9 @@ def _fault(o: float, h: float, low: float, c: float, v: float) -> str:
         return f"l {low:g} is above h {h:g}"
     if not (low <= o <= h and low <= c <= h):
         return f"o {o:g} or c {c:g} is outside of l {low:g} to h {h:g}"
+    for name, at in (("src_ts", row.src_ts[0]), ("ingest_ts", row.ingest_ts[0])):
+        if not MIN_TIME <= at <= MAX_TIME:
+            return f"{name} is outside of the years {MIN_YEAR} to {MAX_YEAR}"
     return f"price times volume is beyond {MAX_NOTIONAL:g}"
 
 
@@ -222,6 +239,12 @@ def canonical_series(provider: str, symbol: str, kind: str, interval: str) -> Se
         raise PoisonRecord(f"interval {error}") from None
 
 
+def check_lane(lane: str) -> None:
+    """Raise PoisonRecord unless ``lane`` can name one: it is kept in the store, and the empty name is taken."""
+    if not (0 < len(lane) <= MAX_LANE and lane.isprintable()):
+        raise PoisonRecord(f"a lane must have 1 to {MAX_LANE} printable characters")
+
+
 class EventDecoder:
     """Decodes batches of records; names keep their codes from one batch to the next.
 
@@ -229,29 +252,38 @@ class EventDecoder:
     """
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
         self._codes: dict[tuple[str, str, str, str], int] = {}
+        self._known: dict[tuple[str, str, str], dict[str, int]] = {}
+        self._tables: dict[tuple[tuple[str, str, str, str], ...], tuple[NDArray[np.int32], str]] = {}
+        self._canonical: dict[Series, int] = {}
         self._table: list[Series] = []
         self._series: tuple[Series, ...] = ()
-        self._canonical: dict[Series, int] = {}
 
     def decode(self, values: Sequence[bytes], lanes: list[str | None] | None = None) -> Decoded:
         """Columns of all events in ``values``, in record order; what is no event is in ``poison``."""
         if len(self._table) > MAX_SERIES:
-            self._codes, self._table, self._series, self._canonical = {}, [], (), {}
+            self._forget()
         if values and values[0][:1] == b"{":
             try:
+                for lane in {lane for lane in lanes or () if lane is not None}:
+                    check_lane(lane)
                 return Decoded(self._rows(list(map(_json_one, values))), None, lanes)
             except (*_DECODE_ERRORS, PoisonRecord):
                 pass
         return self._mixed(values, lanes)
 
     def _mixed(self, values: Sequence[bytes], lanes: list[str | None] | None) -> Decoded:
-        out = Decoded(EventBatch.empty(), None, lanes)
+        out = Decoded(EventBatch.empty(), None, lanes and lanes.copy())
         singles: list[_Wire] = []
         single_at: list[int] = []
         parts: list[tuple[EventBatch, NDArray[np.int32]]] = []
         for index, value in enumerate(values):
             try:
+                if lanes is not None and (lane := lanes[index]) is not None:
+                    check_lane(lane)
                 if value[:1] == b"\xc1":
                     self._frame(index, value, len(values), parts, out)
                 else:
@@ -268,9 +300,11 @@ class EventDecoder:
             out.batch, out.record = parts[0]
         elif parts:
             record = np.concatenate([r for _, r in parts])
-            order = np.argsort(record, kind="stable")
-            batches = [b.with_series(self._names()) for b, _ in parts]
-            out.batch, out.record = EventBatch.concat(batches).take(order), record[order]
+            batch = EventBatch.concat([b.with_series(self._names()) for b, _ in parts])
+            if (record[1:] < record[:-1]).any():
+                order = np.argsort(record, kind="stable")
+                batch, record = batch.take(order), record[order]
+            out.batch, out.record = batch, record
         if out.record is None:
             out.record = np.empty(0, np.int32)
         return out
@@ -284,28 +318,53 @@ class EventDecoder:
         out: Decoded,
     ) -> None:
         frame = frames.decode_frame(value)
-        lane: str | None
+        if isinstance(frame, frames._Bars):
+            raise PoisonRecord("a frame of bars, not of events")
+        lane = frame.lane
+        if lane is not None:
+            check_lane(lane)
         if isinstance(frame, frames._End):
-            lane = frame.lane
-            out.ends.append((index, lane))
-        elif isinstance(frame, frames._Events):
-            lane = frame.lane
-            batch = frames.events_of(frame)
+            out.ends.append((index, frame.lane))
+        else:
+            codes, unusable = self._codes_of(frame)
+            batch = frames.events_of(frame, self._names(), codes)
+            if unusable and len(batch) and int(batch.code.min()) < 0:
+                raise PoisonRecord(unusable)
             bad = faults(batch)
             if bad:
                 row, reason = next(iter(bad.items()))
                 raise PoisonRecord(f"frame row {row}: {reason}")
-            codes = np.array([self._code(s) for s in batch.series], np.int32)
-            code = codes[batch.code] if len(codes) else batch.code
-            parts.append(
-                (replace(batch, series=self._names(), code=code), np.full(len(batch), index, np.int32))
-            )
-        else:
-            raise PoisonRecord("a frame of bars, not of events")
+            parts.append((batch, np.full(len(batch), index, np.int32)))
         if lane is not None:
             if out.lanes is None:
                 out.lanes = [None] * count
             out.lanes[index] = lane
+
+    def _codes_of(self, frame: frames._Events) -> tuple[NDArray[np.int32], str]:
+        """The code of each series of a frame, -1 for a name that cannot be used, and why the first such cannot.
+
+        A table sent whole may hold one, as long as no row refers to it.
+        """
+        key = tuple(frame.series)
+        found = self._tables.get(key)
+        if found is None:
+            codes: list[int] = []
+            unusable = ""
+            for provider, kind, interval, symbols in frames.symbols_of(frame):
+                try:
+                    known = self._known[provider, kind, interval]
+                    codes += [known[symbol] for symbol in symbols]
+                except KeyError:
+                    for symbol in symbols:
+                        try:
+                            codes.append(self._code((provider, symbol, kind, interval)))
+                        except PoisonRecord as error:
+                            codes.append(-1)
+                            unusable = unusable or str(error)
+            if len(self._tables) >= _TABLES:
+                self._tables.clear()
+            found = self._tables[key] = np.array(codes, np.int32), unusable
+        return found
 
     def _good_rows(
         self, singles: list[_Wire], at: list[int], poison: list[tuple[int, str]]
@@ -327,40 +386,39 @@ class EventDecoder:
         Raises:
             PoisonRecord, ValueError: some row is wrong.
         """
-        n = len(rows)
-        keys = [(w.provider, w.symbol, w.kind, w.interval) for w in rows]
+        codes = self._codes
         try:
-            code = np.fromiter(map(self._codes.__getitem__, keys), np.int32, n)
+            code = [codes[w.provider, w.symbol, w.kind, w.interval] for w in rows]
         except KeyError:
-            code = np.fromiter(map(self._code, keys), np.int32, n)
-        src = [w.src_ts for w in rows]
-        seq = [w.seq for w in rows]
-        ids = [f"{k[0]}|{k[1]}|{t}|{q}" for k, t, q in zip(keys, src, seq, strict=True)]
-        src_ts = parse_times(src)
-        if ids != [w.event_id for w in rows]:
-            self._check_ids(rows, ids, src_ts)
+            code = [self._code((w.provider, w.symbol, w.kind, w.interval)) for w in rows]
+        src_ts = parse_times([w.src_ts for w in rows])
+        for w in rows:
+            if w.event_id != f"{w.provider}|{w.symbol}|{w.src_ts}|{w.seq}":
+                _check_canonical_id(w)
+        o, h, low, c = (
+            _floats([w.o for w in rows]),
+            _floats([w.h for w in rows]),
+            _floats([w.l for w in rows]),
+            _floats([w.c for w in rows]),
+        )
+        if (o == c).all() and (h == c).all() and (low == c).all():
+            o = h = low = c
         batch = EventBatch(
             series=self._names(),
-            code=code,
+            code=np.array(code, np.int32),
             src_ts=src_ts,
             ingest_ts=parse_times([w.ingest_ts for w in rows]),
-            o=np.fromiter([w.o for w in rows], np.float64, n),
-            h=np.fromiter([w.h for w in rows], np.float64, n),
-            l=np.fromiter([w.l for w in rows], np.float64, n),
-            c=np.fromiter([w.c for w in rows], np.float64, n),
-            v=np.fromiter([w.v for w in rows], np.float64, n),
-            seq=np.array(seq, np.int64),
+            o=o,
+            h=h,
+            l=low,
+            c=c,
+            v=_floats([w.v for w in rows]),
+            seq=np.array([w.seq for w in rows], np.int64),
         )
         bad = faults(batch)
         if bad:
             raise PoisonRecord(next(iter(bad.values())))
         return batch
-
-    def _check_ids(self, rows: list[_Wire], ids: list[str], src_ts: NDArray[np.int64]) -> None:
-        for wire, expected, at in zip(rows, ids, src_ts.tolist(), strict=True):
-            canonical = f"{wire.provider}|{wire.symbol}|{format_time(at)}|{wire.seq}"
-            if wire.event_id not in (expected, canonical):
-                raise PoisonRecord(f"event_id {wire.event_id[:100]!r} is not provider|symbol|src_ts|seq")
 
     def _names(self) -> tuple[Series, ...]:
         """All series so far; the same tuple until one is added."""
@@ -376,7 +434,18 @@ class EventDecoder:
             if code == len(self._table):
                 self._table.append(series)
             self._codes[key] = code
+            self._known.setdefault((key[0], *key[2:]), {})[key[1]] = code
         return code
+
+
+def _floats(values: list[float]) -> NDArray[np.float64]:
+    return np.fromiter(values, np.float64, len(values))
+
+
+def _check_canonical_id(wire: _Wire) -> None:
+    canonical = f"{wire.provider}|{wire.symbol}|{format_time(parse_time(wire.src_ts))}|{wire.seq}"
+    if wire.event_id != canonical:
+        raise PoisonRecord(f"event_id {wire.event_id[:100]!r} is not provider|symbol|src_ts|seq")
 
 
 def _single(value: bytes) -> _Wire:
@@ -390,10 +459,10 @@ def _single(value: bytes) -> _Wire:
     return _json_one(value)
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    text = str(error)
+    text = frames.shortened(error)
     if text.endswith("`$.ver`"):
         return f"ver is not {EVENT_VERSION}: {text}"
     return text
