@@ -29,7 +29,10 @@ CodecOption = Annotated[
     str | None, typer.Option("--codec", metavar="frame|json|msgpack", help="How to write (bus.codec).")
 ]
 MetricsOption = Annotated[
-    int, typer.Option("--metrics-port", metavar="PORT", help="Serve Prometheus metrics there; 0: do not.")
+    int,
+    typer.Option(
+        "--metrics-port", metavar="PORT", min=0, max=65_535, help="Serve Prometheus metrics there; 0: do not."
+    ),
 ]
 PresetOption = Annotated[
     str | None,
@@ -112,6 +115,8 @@ def produce(
         raise UsageError(f"--rate: must be 0 (as fast as possible) or more events a second (got {rate:g})")
     if limit is not None and limit < 0:
         raise UsageError(f"--limit: must be 0 or more events (got {limit})")
+    if not 0 <= late < 1:
+        raise UsageError(f"--late: must be a share from 0 up to, not including, 1 (got {late:g})")
     synthetic = provider == "synthetic"
     request = ProviderRequest(
         settings,
@@ -141,14 +146,26 @@ def produce(
         limit=None if synthetic else limit,
         duration_s=context.seconds("--duration", duration),
     )
-    finish(
-        ctx, context.run(publish(ctx, settings, source, pace, options, limit, metrics_port, spooling=True))
-    )
+
+    async def main() -> None:
+        # Said here, since nothing is returned after Ctrl-C.
+        finish(ctx, await publish(ctx, settings, source, pace, options, limit, metrics_port, spooling=True))
+
+    context.run(main())
 
 
 def split(symbols: str | None) -> tuple[str, ...]:
-    """The names of a list with commas."""
-    return tuple(s.strip().upper() for s in (symbols or "").split(",") if s.strip())
+    """The names of a list with commas; none when the option was not given.
+
+    Raises:
+        UsageError: it was given, without a name.
+    """
+    from market_data_core.errors import UsageError
+
+    names = tuple(s.strip().upper() for s in (symbols or "").split(",") if s.strip())
+    if symbols is not None and not names:
+        raise UsageError(f"--symbols: must name at least one symbol, such as SPY,AAPL (got {symbols!r})")
+    return names
 
 
 def runner_options(settings: Settings, bad_rows: str, **others: Any) -> RunnerOptions:

@@ -22,15 +22,11 @@ from market_data_pipeline.cli.produce import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from market_data_core.config import Settings
-    from market_data_pipeline.producers.counts import Counts
     from market_data_pipeline.producers.dataset import Named
     from market_data_pipeline.producers.pacing import Pace
     from market_data_pipeline.producers.provider import Provider
     from market_data_pipeline.producers.replay import Range
-    from market_data_pipeline.producers.runner import RunnerOptions
 
 
 def replay(
@@ -91,7 +87,7 @@ def replay(
     mdp stream replay --dataset store --interval 1m --from 2025-10-01 --to 2025-10-02
     """
     from market_data_core.config_files import Given
-    from market_data_pipeline.producers.dataset import find_dataset
+    from market_data_pipeline.producers.dataset import file_provider, find_dataset
     from market_data_pipeline.producers.pacing import EventTimePace, Unpaced
     from market_data_pipeline.producers.replay import new_run, parse_range, parse_speed, replay_lane
 
@@ -112,41 +108,26 @@ def replay(
         finish_ns=window_ns or settings.micro_batch.window_ms * 1_000_000,
     )
     named = [find_dataset(settings, name, preset, provider_name) for name in dataset]
-    done = context.run(
-        _replay(
-            ctx, settings, named, asked, split(symbols), interval, provider_name, pace, options, metrics_port
-        )
-    )
-    finish(ctx, done, run=run)
+    wanted = split(symbols)
+
+    async def main() -> None:
+        # Said here, since nothing is returned after Ctrl-C.
+        async with AsyncExitStack() as stack:
+            source: Provider
+            if len(named) == 1 and named[0].dataset.format == "store":
+                source = await _stored(stack, settings, named[0], asked, wanted, interval, provider_name)
+            else:
+                source = file_provider(settings, named, symbols=wanted, start=asked.start, end=asked.end)
+            done = await publish(ctx, settings, source, pace, options, None, metrics_port, spooling=False)
+        finish(ctx, done, run=run)
+
+    context.run(main())
 
 
 def _now() -> int:
     from market_data_core.clock import SystemClock
 
     return SystemClock().now()
-
-
-async def _replay(
-    ctx: typer.Context,
-    settings: Settings,
-    named: Sequence[Named],
-    asked: Range,
-    symbols: tuple[str, ...],
-    interval: str | None,
-    provider_name: str | None,
-    pace: Pace,
-    options: RunnerOptions,
-    metrics_port: int,
-) -> tuple[Counts, bool]:
-    from market_data_pipeline.producers.dataset import file_provider
-
-    async with AsyncExitStack() as stack:
-        source: Provider
-        if any(n.dataset.format == "store" for n in named) and len(named) == 1:
-            source = await _stored(stack, settings, named[0], asked, symbols, interval, provider_name)
-        else:
-            source = file_provider(settings, named, symbols=symbols, start=asked.start, end=asked.end)
-        return await publish(ctx, settings, source, pace, options, None, metrics_port, spooling=False)
 
 
 async def _stored(

@@ -63,9 +63,6 @@ class Tally:
         self.counts.published += events
         self.counts.records += records
         self.counts.bytes += size
-        if self.away:
-            self.away = False
-            _log.info("the bus is back", provider=self.counts.provider, topic=self.counts.topic)
         self.observer.published(self.counts, events)
 
     def unavailable(self, reason: str) -> None:
@@ -74,6 +71,11 @@ class Tally:
             self.away = True
             _log.warning("the bus cannot be reached", provider=self.counts.provider, reason=reason)
         self.observer.changed(self.counts)
+
+    def available(self) -> None:
+        if self.away:
+            self.away = False
+            _log.info("the bus is back", provider=self.counts.provider, topic=self.counts.topic)
 
     def spooled(self, events: int) -> None:
         self.counts.spooled += events
@@ -89,5 +91,6 @@ class Untold:
 
     def published(self, events: int, records: int, size: int) -> None: ...
     def unavailable(self, reason: str) -> None: ...
+    def available(self) -> None: ...
     def spooled(self, events: int) -> None: ...
     def spool_depth(self, events: int, size: int) -> None: ...

@@ -43,6 +43,9 @@ class DeliveryObserver(Protocol):
     def unavailable(self, reason: str) -> None:
         """The bus could not be reached; it will be tried again."""
 
+    def available(self) -> None:
+        """The bus took all that it was given."""
+
     def spooled(self, events: int) -> None:
         """These went to the disk."""
 
@@ -188,7 +191,9 @@ class Delivery:
             else:
                 events, records = sum(p.events for p in some), sum(len(p.records) for p in some)
                 self._observer.published(events, records, sum(p.size for p in some))
-        if failure is not None:
+        if failure is None:
+            self._observer.available()
+        else:
             self._observer.unavailable(str(failure))
         return [p for p in parcels if p.partition in failed], failure
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+import msgspec
 from filelock import FileLock, Timeout
 
 from market_data_core.errors import MdpError
@@ -23,13 +24,11 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS parcels (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     partitions INTEGER NOT NULL, partition INTEGER NOT NULL,
-    events INTEGER NOT NULL, size INTEGER NOT NULL
-);
-CREATE TABLE IF NOT EXISTS records (
-    parcel INTEGER NOT NULL, place INTEGER NOT NULL, key TEXT NOT NULL, lane TEXT, value BLOB NOT NULL,
-    PRIMARY KEY (parcel, place)
-) WITHOUT ROWID;
+    events INTEGER NOT NULL, size INTEGER NOT NULL, records BLOB NOT NULL
+)
 """
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[tuple[str, bytes, str | None]]).decode
 
 
 class Spooled(NamedTuple):
@@ -58,7 +57,7 @@ class Spool:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
+            self._db.execute(_SCHEMA)
             row = self._db.execute(
                 "SELECT count(*), coalesce(sum(events), 0), coalesce(sum(size), 0) FROM parcels"
             )
@@ -124,15 +123,19 @@ class Spool:
     def append(self, partitions: int, parcels: Sequence[Parcel]) -> None:
         """Put ``parcels`` at the end, all or none."""
         with self._told(), self._transaction():
-            for p in parcels:
-                cursor = self._db.execute(
-                    "INSERT INTO parcels (partitions, partition, events, size) VALUES (?, ?, ?, ?)",
-                    (partitions, p.partition, p.events, p.size),
-                )
-                self._db.executemany(
-                    "INSERT INTO records VALUES (?, ?, ?, ?, ?)",
-                    ((cursor.lastrowid, i, r.key, r.lane, r.value) for i, r in enumerate(p.records)),
-                )
+            self._db.executemany(
+                "INSERT INTO parcels (partitions, partition, events, size, records) VALUES (?, ?, ?, ?, ?)",
+                (
+                    (
+                        partitions,
+                        p.partition,
+                        p.events,
+                        p.size,
+                        _encode([(r.key, r.value, r.lane) for r in p.records]),
+                    )
+                    for p in parcels
+                ),
+            )
         self.parcels += len(parcels)
         self.events += sum(p.events for p in parcels)
         self.bytes += sum(p.size for p in parcels)
@@ -142,27 +145,22 @@ class Spool:
         out: list[Spooled] = []
         size = 0
         with self._told():
-            found = self._db.execute(
-                "SELECT id, partitions, partition, events, size FROM parcels ORDER BY id LIMIT 1000"
-            ).fetchall()
-            for ident, partitions, partition, events, bytes_ in found:
+            rows = self._db.execute(
+                "SELECT id, partitions, partition, events, size, records FROM parcels ORDER BY id"
+            )
+            for ident, partitions, partition, events, bytes_, packed in rows:
                 size += bytes_
                 if out and size > max_bytes:
                     break
-                records = [
-                    Record(key, value, lane)
-                    for key, lane, value in self._db.execute(
-                        "SELECT key, lane, value FROM records WHERE parcel = ? ORDER BY place", (ident,)
-                    )
-                ]
+                records = [Record(*each) for each in _decode(packed)]
                 out.append(Spooled(ident, partitions, Parcel(partition, records, events, bytes_)))
+            rows.close()
         return out
 
     def remove(self, done: Sequence[Spooled]) -> None:
         """Forget parcels that are on the bus."""
         ids = [(s.id,) for s in done]
         with self._told(), self._transaction():
-            self._db.executemany("DELETE FROM records WHERE parcel = ?", ids)
             self._db.executemany("DELETE FROM parcels WHERE id = ?", ids)
         self.parcels -= len(done)
         self.events -= sum(s.parcel.events for s in done)
