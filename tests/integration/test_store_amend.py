@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +13,7 @@ from market_data_core.codecs import decode_bars, decode_dead_letter, event_of
 from market_data_core.events import StreamEvent
 from market_data_core.ohlcv import partial_bars
 from market_data_store import StoreClient
+from market_data_store import bars as bars_table
 from tests.integration.store_samples import T0, S, bars, events, exact, flush, tick, values
 
 MINUTE = 60 * S
@@ -117,3 +121,52 @@ async def test_amending_a_bar_of_unknown_notional_keeps_it_unknown(store: StoreC
     done = await store.commit(flush(claim, 2, late=events(tick(1, 1.0))))
     assert [(b.vwap, b.n_events) for b in done.bars.bars()] == [(None, 4)]
     assert BarBatch.concat([done.bars]).bars() == (await store.bars(interval="1m")).bars()
+
+
+@pytest.mark.parametrize("lane", ["live", "replay/1"])
+async def test_a_bar_that_changes_while_it_is_amended_is_looked_at_again(
+    store: StoreClient, monkeypatch: pytest.MonkeyPatch, lane: str
+) -> None:
+    """Between reading a bar and writing it back, another transaction writes it: by the same writer from another
+    partition, or by a replay."""
+    claim = await store.claim("t", "g", 0, "me")
+    other = await store.claim("t", "g", 1, "me")
+    await store.commit(flush(claim, 1, bars(1, n_events=3)))
+    find = bars_table.find
+    meanwhile = [flush(other, 1, bars(1, n_events=7, price=200.0), lane=lane)]
+
+    async def find_and_be_overtaken(*args: Any) -> bars_table.Found:
+        found = await find(*args)
+        if meanwhile:
+            await store.commit(meanwhile.pop())
+        return found
+
+    monkeypatch.setattr(bars_table, "find", find_and_be_overtaken)
+    done = await store.commit(flush(claim, 2, late=events(tick(1, 1.0, seq=9))))
+    (bar,) = (await store.bars(interval="1m")).bars()
+    if lane == "live":
+        assert (done.amended, done.stale) == (1, 0)
+        assert (bar.n_events, bar.low, bar.high, bar.revision) == (8, 1.0, 201.0, 3)
+    else:
+        assert (done.amended, done.stale) == (0, 1)
+        assert (bar.n_events, bar.low, bar.revision) == (7, 199.0, 2)
+
+
+async def test_a_bar_that_appears_while_its_late_event_is_stored(
+    store: StoreClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = await store.claim("t", "g", 0, "me")
+    other = await store.claim("t", "g", 1, "me")
+    find = bars_table.find
+    meanwhile = [flush(other, 1, bars(1, n_events=7))]
+
+    async def find_and_be_overtaken(*args: Any) -> bars_table.Found:
+        found = await find(*args)
+        if meanwhile:
+            await store.commit(meanwhile.pop())
+        return found
+
+    monkeypatch.setattr(bars_table, "find", find_and_be_overtaken)
+    done = await store.commit(flush(claim, 1, late=events(tick(1, 1.0, seq=9))))
+    assert (done.amended, len(done.bars)) == (1, 1)
+    assert [b.n_events for b in (await store.bars(interval="1m")).bars()] == [8]

@@ -90,15 +90,31 @@ async def test_any_statement_of_a_commit_may_be_cut(
         assert stored.n_events.tolist() == [3 + len(words), 3, 3, 3, 3]
 
 
-async def test_killed_sessions_are_replaced(postgres: PostgresServer, store: StoreClient) -> None:
-    claim = await store.claim("t", "g", 0, "me")
-    for number in range(1, 4):
-        await asyncio.gather(*(store.ping() for _ in range(4)))
+async def test_killed_sessions_are_replaced_all_at_once(postgres: PostgresServer, database: str) -> None:
+    """Four pooled sessions die: one call fails, and the next finds a living one."""
+    async with await StoreClient.connect(database, pool_size=4) as store:
+        claim = await store.claim("t", "g", 0, "me")
+        await _fill_pool(store, 4)
         postgres.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'mdp'"
         )
-        await eventually(lambda n=number: store.commit(flush(claim, n, bars(n))))  # type: ignore[misc]
-    assert exact(await store.bars(interval="1m")) == exact(bars(3))
+        with pytest.raises(StoreUnavailable):
+            await store.commit(flush(claim, 1, bars(3)))
+        for _ in range(4):
+            await store.ping()
+        await store.commit(flush(claim, 1, bars(3)))
+        assert exact(await store.bars(interval="1m")) == exact(bars(3))
+
+
+async def _fill_pool(store: StoreClient, size: int) -> None:
+    """Hold ``size`` sessions at once, so that the pool has as many."""
+    together = asyncio.Barrier(size)
+
+    async def hold() -> None:
+        async with store.session():
+            await together.wait()
+
+    await asyncio.gather(*(hold() for _ in range(size)))
 
 
 async def test_a_killed_server_comes_back_with_everything_committed() -> None:
