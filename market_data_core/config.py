@@ -191,6 +191,9 @@ class BusSettings(Section):
     type: str = key(
         "redis", "Driver: redis, memory (one process, for tests), or the name of an installed driver."
     )
+    uri: SecretUrl = key(
+        SecretUrl(""), "Server of an installed driver, as its documentation says.", example="memory://default"
+    )
     codec: Literal["frame", "json", "msgpack"] = key(
         "frame",
         "How producers write: frame (many events a record, as columns), json or msgpack (one event a record).",

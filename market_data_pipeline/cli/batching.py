@@ -16,7 +16,7 @@ import structlog
 
 from market_data_core.clock import SystemClock
 from market_data_core.config import Settings
-from market_data_core.errors import MdpError
+from market_data_core.errors import ConfigError, MdpError
 from market_data_core.protocols import BarSink, Claim
 from market_data_core.redact import redact
 from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
@@ -65,7 +65,13 @@ def micro_batcher(
     )
 
     def logic(claim: Claim) -> PartitionBars:
-        return PartitionBars(claim, batcher, clock, bus.format_offset, bus.parse_offset)
+        try:
+            return PartitionBars(claim, batcher, clock, bus.format_offset, bus.parse_offset)
+        except ValueError as error:
+            raise ConfigError(
+                f"the positions of group {claim.group} on {claim.topic} are not of this bus ({error}): "
+                "choose another bus.redis.consumer_group, or --group"
+            ) from None
 
     consumer = ConsumerSettings(
         topic=topic,

@@ -65,7 +65,9 @@ def settings(ctx: typer.Context, *given: Given) -> Settings:
 
 def bus_url(settings: Settings) -> str:
     """Where the bus is; the embedded Redis is started when none is configured. Holds a password."""
-    if settings.bus.type != "redis" or settings.bus.redis.uri:
+    if settings.bus.type != "redis":
+        return settings.bus.uri.reveal()
+    if settings.bus.redis.uri:
         return settings.bus.redis.uri.reveal()
     from market_data_pipeline import embedded
 

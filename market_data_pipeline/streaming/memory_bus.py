@@ -63,7 +63,9 @@ class MemoryBus(Bus):
         check_partitions(topic, partitions)
         if topic not in topics:
             check_clash(topic, partitions, ((name, len(t.logs)) for name, t in topics.items()))
-            topics[topic] = Topic([Log() for _ in range(partitions)])
+            # A store outlives this bus: offsets must lie after those of any process before.
+            first = self._clock.now()
+            topics[topic] = Topic([Log(next_offset=first) for _ in range(partitions)])
         return len(topics[topic].logs)
 
     async def partitions(self, topic: str) -> int:
