@@ -4,7 +4,11 @@ Sums are exact, so that the order in which events arrive, and how they are cut i
 bit of the result. A float64 is split on a fixed grid into whole numbers ("limbs") that int64 adds without
 rounding; the total goes back to a pair ``(hi, lo)`` with ``hi = fl(sum)`` and ``lo`` the rest (double-double,
 T. J. Dekker, "A floating-point technique for extending the available precision", 1971). The grid reaches
-down to 2**-96, far below a unit in the last place of any price times size.
+down to 2**-96, below a unit in the last place of any price times size of 1e-13 or more; what is smaller is
+rounded to it, each number by itself.
+
+A pair holds 107 bits. So a bar is the same to the last bit however its events were cut as long as its total is
+less than 2**53 times its smallest term; beyond that ``hi`` is still right to a unit in its last place.
 """
 
 from __future__ import annotations
@@ -55,11 +59,12 @@ def reduce_events(
     ts = src_ts - src_ts % window_ns
     starts = _group_starts(code, ts)
     ends = np.append(starts[1:], len(code)) - 1
-    close, size = batch.c[order], batch.v[order]
+    # Adding zero makes -0.0 into 0.0: the two are equal, and which one is met first is chance.
+    close, size = batch.c[order] + 0.0, batch.v[order]
     flat = batch.o is batch.c and batch.h is batch.c and batch.l is batch.c
-    high = close if flat else batch.h[order]
-    low = close if flat else batch.l[order]
-    open_ = close if flat else batch.o[order]
+    high = close if flat else batch.h[order] + 0.0
+    low = close if flat else batch.l[order] + 0.0
+    open_ = close if flat else batch.o[order] + 0.0
     price = close if flat else typical_price(batch)[order]
     volume, volume_lo = exact_sums(size, None, starts)
     notional, notional_lo = exact_sums(price * size, None, starts)
@@ -92,15 +97,14 @@ def merge_bars(bars: BarBatch) -> BarBatch:
     """
     if len(bars) == 0:
         return bars
-    by_open = np.lexsort((bars.first_seq, bars.first_ts, bars.ts, bars.code))
-    code, ts = bars.code[by_open], bars.ts[by_open]
+    order = _series_order(bars.code, bars.ts)
+    code, ts = bars.code[order], bars.ts[order]
     starts = _group_starts(code, ts)
+    rows = bars.take(order)
     if len(starts) == len(bars):
-        return bars.take(by_open)
-    ends = np.append(starts[1:], len(code)) - 1
-    first = by_open[starts]
-    last = np.lexsort((bars.last_seq, bars.last_ts, bars.ts, bars.code))[ends]
-    rows = bars.take(by_open)
+        return rows
+    first = _extreme(np.minimum, rows.first_ts, rows.first_seq, starts)
+    last = _extreme(np.maximum, rows.last_ts, rows.last_seq, starts)
     volume, volume_lo = exact_sums(rows.volume, rows.volume_lo, starts)
     unknown = np.isnan(rows.notional)
     if unknown.any():
@@ -113,19 +117,19 @@ def merge_bars(bars: BarBatch) -> BarBatch:
         series=bars.series,
         code=code[starts],
         ts=ts[starts],
-        open=bars.open[first],
+        open=rows.open[first],
         high=np.maximum.reduceat(rows.high, starts),
         low=np.minimum.reduceat(rows.low, starts),
-        close=bars.close[last],
+        close=rows.close[last],
         volume=volume,
         volume_lo=volume_lo,
         notional=notional,
         notional_lo=notional_lo,
         n_events=np.add.reduceat(rows.n_events, starts),
-        first_ts=bars.first_ts[first],
-        first_seq=bars.first_seq[first],
-        last_ts=bars.last_ts[last],
-        last_seq=bars.last_seq[last],
+        first_ts=rows.first_ts[first],
+        first_seq=rows.first_seq[first],
+        last_ts=rows.last_ts[last],
+        last_seq=rows.last_seq[last],
         revision=np.maximum.reduceat(rows.revision, starts),
     )
 
@@ -137,7 +141,7 @@ def exact_sums(hi: F64, lo: F64 | None, starts: NDArray[np.intp]) -> tuple[F64, 
     """
     largest = float(np.abs(hi).max(initial=0.0))
     if largest * len(hi) < float(1 << 53) and (lo is None or not lo.any()) and (hi == np.floor(hi)).all():
-        return np.add.reduceat(hi, starts), np.zeros(len(starts))
+        return np.add.reduceat(hi, starts) + 0.0, np.zeros(len(starts))
     limbs = [np.add.reduceat(limb, starts) for limb in _split(hi, largest)]
     if lo is not None and lo.any():
         more = [np.add.reduceat(limb, starts) for limb in _split(lo, float(np.abs(lo).max()))]
@@ -187,16 +191,50 @@ def _join(limbs: list[I64]) -> tuple[F64, F64]:
 
 
 def _time_order(code: NDArray[np.int32], src_ts: I64, seq: I64) -> NDArray[np.intp]:
-    """Rows sorted by (code, src_ts, seq). What comes in time order needs only a radix sort by code."""
+    """Rows sorted by (code, src_ts, seq)."""
+    if _ascending(src_ts, seq):
+        return _by_code(code)
+    # What comes nearly in order is sorted by time fast; then all it needs is a radix sort by code.
+    by_time = np.argsort(src_ts, kind="stable")
+    if not _ascending(src_ts[by_time], seq[by_time]):
+        by_time = np.lexsort((seq, src_ts))
+    return by_time[_by_code(code[by_time])]
+
+
+def _ascending(src_ts: I64, seq: I64) -> bool:
     later = src_ts[1:] > src_ts[:-1]
-    if (later | ((src_ts[1:] == src_ts[:-1]) & (seq[1:] >= seq[:-1]))).all():
-        top = int(code.max())
-        if top == 0:
-            return np.arange(len(code))
-        return np.argsort(code.astype(np.uint16) if top < 65_536 else code, kind="stable")
-    return np.lexsort((seq, src_ts, code))
+    return bool((later | ((src_ts[1:] == src_ts[:-1]) & (seq[1:] >= seq[:-1]))).all())
+
+
+def _by_code(code: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Rows sorted by code, otherwise in their order."""
+    top = int(code.max())
+    if top == 0:
+        return np.arange(len(code))
+    # numpy sorts 16 bits by radix.
+    return np.argsort(code.astype(np.uint16) if top < 65_536 else code, kind="stable")
+
+
+def _series_order(code: NDArray[np.int32], ts: I64) -> NDArray[np.intp]:
+    """Rows sorted by (code, ts)."""
+    if (ts == ts[0]).all():
+        return _by_code(code)
+    by_ts = np.argsort(ts, kind="stable")
+    return by_ts[_by_code(code[by_ts])]
 
 
 def _group_starts(code: NDArray[np.int32], ts: I64) -> NDArray[np.intp]:
     change = (code[1:] != code[:-1]) | (ts[1:] != ts[:-1])
     return np.concatenate(([0], np.flatnonzero(change) + 1))
+
+
+def _extreme(reduce: np.ufunc, at: I64, seq: I64, starts: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The row with the smallest (``np.minimum``) or largest (``np.maximum``) (at, seq) of each group."""
+    counts = np.diff(starts, append=len(at))
+    rows = np.flatnonzero(at == np.repeat(reduce.reduceat(at, starts), counts))
+    if len(rows) == len(starts):
+        return rows
+    # Several rows of one time: by seq, and of what is still equal the first.
+    group = np.repeat(np.arange(len(starts)), counts)[rows]
+    rows = rows[np.lexsort((seq[rows] if reduce is np.minimum else ~seq[rows], group))]
+    return rows[np.concatenate(([True], group[1:] != group[:-1]))]

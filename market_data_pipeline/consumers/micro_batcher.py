@@ -15,7 +15,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from market_data_core.batch import I32, BarBatch, EventBatch
+from market_data_core.batch import I32, BarBatch, EventBatch, extends
 from market_data_core.clock import Clock
 from market_data_core.codecs import DeadLetter, Decoded, EventDecoder, encode_events
 from market_data_core.events import Series
@@ -293,8 +293,9 @@ class PartitionBars:
             names.clear()
             self._live = ((), np.empty(0, np.int32))
         if self._live[0] is not batch.series:
-            codes = [names.setdefault(f"live/{s.provider}", len(names)) for s in batch.series]
-            self._live = (batch.series, np.array(codes, np.int32))
+            old, known = self._live if extends(batch.series, self._live[0]) else ((), self._live[1][:0])
+            new = [names.setdefault(f"live/{s.provider}", len(names)) for s in batch.series[len(old) :]]
+            self._live = (batch.series, np.concatenate((known, np.array(new, np.int32))))
         lane = self._live[1][batch.code]
         if decoded.lanes is not None:
             named = [-1 if n is None else names.setdefault(n, len(names)) for n in decoded.lanes]

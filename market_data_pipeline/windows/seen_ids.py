@@ -45,7 +45,6 @@ class IdTable:
 
     def __init__(self, slots: int = _MIN_SLOTS) -> None:
         self._slots: U64 = np.zeros(slots, np.uint64)
-        self._claim = np.empty(slots, np.int32)
         self._used = 0
 
     def __len__(self) -> int:
@@ -54,23 +53,39 @@ class IdTable:
     def add(self, ids: U64) -> NDArray[np.bool_]:
         """Remember ``ids``; True where an id is new and stands in ``ids`` for the first time."""
         self._reserve(len(ids))
-        mask = np.uint64(len(self._slots) - 1)
+        in_order = np.sort(ids)
+        if not (in_order[1:] == in_order[:-1]).any():
+            return self._insert(ids)
+        first = np.unique(ids, return_index=True)[1]
         fresh = np.zeros(len(ids), np.bool_)
-        rows = np.arange(len(ids), dtype=np.int32)
-        slot = (ids & mask).astype(np.intp)
-        while len(rows):
-            held = self._slots[slot]
+        fresh[first] = self._insert(ids[first])
+        return fresh
+
+    def _insert(self, ids: U64) -> NDArray[np.bool_]:
+        """:meth:`add` of ids that all differ."""
+        slots, mask = self._slots, len(self._slots) - 1
+        fresh = np.zeros(len(ids), np.bool_)
+        rows: NDArray[np.intp] | None = None
+        slot = (ids & np.uint64(mask)).astype(np.intp)
+        mine = ids
+        while len(slot):
+            held = slots[slot]
             empty = held == 0
-            candidates, at = rows[empty], slot[empty]
-            # Of several rows that want one free slot the first gets it: the last write wins, so backwards.
-            self._claim[at[::-1]] = candidates[::-1]
-            won = self._claim[at] == candidates
-            self._slots[at[won]] = ids[candidates[won]]
-            fresh[candidates[won]] = True
-            collided = ~empty & (held != ids[rows])
-            rows = np.concatenate((candidates[~won], rows[collided]))
-            slot = np.concatenate((at[~won], (slot[collided] + 1) & int(mask)))
-        self._used += int(fresh.sum())
+            # Of several ids that want one free slot the last one written has it; the others try on.
+            at = slot[empty]
+            slots[at] = mine[empty]
+            now = slots[slot]
+            done = now == mine
+            new = done & empty
+            if rows is None:
+                fresh = new
+                rows = np.flatnonzero(~done)
+            else:
+                fresh[rows[new]] = True
+                rows = rows[~done]
+            mine = ids[rows]
+            slot = (slot[~done] + 1) & mask
+        self._used += int(np.count_nonzero(fresh))
         return fresh
 
     def contains(self, ids: U64) -> NDArray[np.bool_]:
@@ -98,10 +113,8 @@ class IdTable:
             size *= 2
         kept = self._slots[self._slots != 0]
         self._slots = np.zeros(size, np.uint64)
-        self._claim = np.empty(size, np.int32)
         self._used = 0
-        if len(kept):
-            self.add(kept)
+        self._insert(kept)
 
 
 class SeenIds:

@@ -8,13 +8,13 @@ events came one at a time, so neither the size of batches nor their boundaries c
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from market_data_core.batch import I64, BarBatch, EventBatch
+from market_data_core.batch import I64, BarBatch, EventBatch, extends
 from market_data_core.codecs import MAX_SERIES
 from market_data_core.events import BarSeries, Series, format_interval, parse_interval
 from market_data_core.ohlcv import merge_bars, reduce_events
@@ -24,7 +24,9 @@ NEVER: Final = -(2**63)
 """The watermark before the first event."""
 FOREVER: Final = 2**63 - 1
 """The watermark of a lane that has ended."""
+_RAW_ROWS: Final = 65_536
 _COMPACT_ROWS: Final = 65_536
+_NO_SERIES: Final = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +65,47 @@ class Counts:
 
 
 class _Routes:
-    """What to do with each series of a decoder's table; rebuilt when the table grows."""
+    """What to do with each series of a decoder's table, by its code there."""
 
-    def __init__(
-        self, series: tuple[Series, ...], settings: WindowSettings, table: dict[BarSeries, int]
-    ) -> None:
+    def __init__(self, settings: WindowSettings) -> None:
+        self._settings = settings
+        self._interval = format_interval(settings.window_ns)
+        self._table: dict[BarSeries, int] = {}
+        self.bar_series: tuple[BarSeries, ...] = ()
+        self._restart(())
+
+    def _restart(self, series: tuple[Series, ...]) -> None:
         self.series = series
         self.hashes = series_hashes(series)
-        interval = format_interval(settings.window_ns)
-        size = len(series)
-        self.code = np.empty(size, np.int32)
-        self.skip = np.zeros(size, np.bool_)
-        self.whole = np.zeros(size, np.bool_)
-        for i, s in enumerate(series):
-            self.skip[i] = s.kind not in settings.kinds
-            self.whole[i] = s.kind == "bar" and parse_interval(s.interval) >= settings.window_ns
-            of = BarSeries(s.provider, s.symbol, s.interval if self.whole[i] else interval)
-            self.code[i] = table.setdefault(of, len(table))
-        self.plain = not (self.skip.any() or self.whole.any())
+        self.code = np.empty(0, np.int32)
+        self.skip = self.whole = np.empty(0, np.bool_)
+        self.plain = True
+
+    def follow(self, series: tuple[Series, ...], *, drop_names: bool) -> None:
+        """Take over ``series``: what is known of it already stays. ``drop_names``: no open bar needs a name."""
+        if series is self.series:
+            return
+        if not extends(series, self.series):
+            if drop_names and len(self._table) > MAX_SERIES:
+                self._table, self.bar_series = {}, ()
+            self._restart(())
+        new = series[len(self.series) :]
+        window = self._settings.window_ns
+        skip = np.array([s.kind not in self._settings.kinds for s in new], np.bool_)
+        whole = np.array([s.kind == "bar" and parse_interval(s.interval) >= window for s in new], np.bool_)
+        names = [
+            BarSeries(s.provider, s.symbol, s.interval if as_it_is else self._interval)
+            for s, as_it_is in zip(new, whole.tolist(), strict=True)
+        ]
+        code = np.array([self._table.setdefault(name, len(self._table)) for name in names], np.int32)
+        self.code = np.concatenate((self.code, code))
+        self.skip = np.concatenate((self.skip, skip))
+        self.whole = np.concatenate((self.whole, whole))
+        self.hashes = np.concatenate((self.hashes, series_hashes(new)))
+        self.plain = self.plain and not (skip.any() or whole.any())
+        self.series = series
+        if len(self._table) > len(self.bar_series):
+            self.bar_series = tuple(self._table)
 
 
 class TumblingWindows:
@@ -99,9 +124,9 @@ class TumblingWindows:
         self.counts = Counts()
         self._handled_watermark = watermark
         self._seen = SeenIds(settings.dedupe_horizon_ns)
-        self._table: dict[BarSeries, int] = {}
-        self._series: tuple[BarSeries, ...] = ()
-        self._routes: _Routes | None = None
+        self._routes = _Routes(settings)
+        self._raw: list[EventBatch] = []
+        self._raw_rows = 0
         self._open: list[BarBatch] = []
         self._open_rows = 0
         self._compacted_rows = 0
@@ -121,7 +146,8 @@ class TumblingWindows:
         n = len(batch)
         if n == 0:
             return
-        routes = self._route(batch.series)
+        routes = self._routes
+        routes.follow(batch.series, drop_names=not self.has_open)
         fresh = self._seen.add(event_hashes(batch, routes.hashes), offset)
         counts = Counts(duplicate=n - int(np.count_nonzero(fresh)))
         window = self.settings.window_ns
@@ -143,7 +169,7 @@ class TumblingWindows:
             fresh[:handled_rows] &= ~handled
         late = self._advance_by(batch, ends, fresh)
         if whole is not None and whole.any():
-            self._whole.append(self._as_bars(batch.take(whole), routes))
+            self._whole.append(self._as_bars(batch.take(whole)))
             counts.accepted += int(np.count_nonzero(whole))
         if late is not None:
             counts.late = int(np.count_nonzero(late))
@@ -152,9 +178,12 @@ class TumblingWindows:
         accepted = int(np.count_nonzero(fresh))
         if accepted:
             rows = batch if accepted == n else batch.take(fresh)
-            last_end = int(ends.max() if accepted == n else ends[fresh].max())
-            self._keep(reduce_events(rows, routes.code[rows.code], self._series, window))
+            if accepted < n:
+                ends = ends[fresh]
+            last_end = int(ends.max())
+            self._first_end = min(self._first_end, int(ends.min()))
             self._last_end = max(self._last_end, last_end)
+            self._keep(rows, routes.code[rows.code])
             self._first_offsets.append((offset, last_end))
         counts.accepted += accepted
         self.counts.add(counts)
@@ -179,12 +208,12 @@ class TumblingWindows:
         after it are not late.
         """
         self._seen.advance(event_time)
-        if self._open:
+        if self.has_open:
             self.watermark = max(self.watermark, min(event_time, self._last_end))
 
     def finish(self) -> None:
         """Close every window, since the lane has nothing more for now."""
-        if self._open:
+        if self.has_open:
             self.watermark = max(self.watermark, self._last_end)
 
     def end(self) -> None:
@@ -193,12 +222,12 @@ class TumblingWindows:
 
     @property
     def has_open(self) -> bool:
-        return bool(self._open)
+        return bool(self._raw or self._open)
 
     @property
     def open_rows(self) -> int:
-        """Open (symbol, window) rows, before the next compaction."""
-        return self._open_rows
+        """Rows held for open windows: events not yet added up, and partial bars."""
+        return self._raw_rows + self._open_rows
 
     @property
     def remembered(self) -> int:
@@ -243,17 +272,29 @@ class TumblingWindows:
         first = self._seen.first_offset
         return min(following if first is None else first, self.restart_offset(following))
 
-    def _keep(self, part: BarBatch) -> None:
-        self._open.append(part)
-        self._open_rows += len(part)
-        self._first_end = min(self._first_end, int(part.ts.min()) + self.settings.window_ns)
-        if self._open_rows > max(_COMPACT_ROWS, 2 * self._compacted_rows):
-            self._open = [merge_bars(self._concat(self._open))]
-            self._open_rows = self._compacted_rows = len(self._open[0])
+    def _keep(self, rows: EventBatch, code: NDArray[np.int32]) -> None:
+        """Hold events of open windows. They are added up many batches at a time: with thousands of symbols one
+        batch has hardly two events of the same bar."""
+        self._raw.append(replace(rows, series=_NO_SERIES, code=code))
+        self._raw_rows += len(rows)
+        if self._raw_rows >= _RAW_ROWS:
+            self._add_up()
+            if self._open_rows > max(_COMPACT_ROWS, 2 * self._compacted_rows):
+                self._open = [merge_bars(self._concat(self._open))]
+                self._open_rows = self._compacted_rows = len(self._open[0])
+
+    def _add_up(self) -> None:
+        if self._raw:
+            raw = EventBatch.concat(self._raw)
+            part = reduce_events(raw, raw.code, self._routes.bar_series, self.settings.window_ns)
+            self._raw, self._raw_rows = [], 0
+            self._open.append(part)
+            self._open_rows += len(part)
 
     def _take_closed(self) -> BarBatch:
-        if not self._open or self._first_end > self.watermark:
+        if not self.has_open or self._first_end > self.watermark:
             return BarBatch.empty()
+        self._add_up()
         parts = self._concat(self._open)
         done = parts.ts + self.settings.window_ns <= self.watermark
         rest = parts.take(~done)
@@ -264,21 +305,12 @@ class TumblingWindows:
 
     def _concat(self, parts: list[BarBatch]) -> BarBatch:
         """Rows of all parts. Their series are prefixes of the lane's table, so codes need no translation."""
-        return BarBatch.concat(
-            [p if p.series is self._series else p.with_series(self._series) for p in parts]
-        )
+        series = self._routes.bar_series
+        return BarBatch.concat([p if p.series is series else p.with_series(series) for p in parts])
 
-    def _route(self, series: tuple[Series, ...]) -> _Routes:
-        if self._routes is None or self._routes.series is not series:
-            if len(self._table) > 2 * MAX_SERIES and not self._open:
-                self._table = {}
-            self._routes = _Routes(series, self.settings, self._table)
-            self._series = tuple(self._table)
-        return self._routes
-
-    def _as_bars(self, batch: EventBatch, routes: _Routes) -> BarBatch:
+    def _as_bars(self, batch: EventBatch) -> BarBatch:
         """Bar events of the window's length or longer, as they came; of equal (series, ts) the last."""
-        code = routes.code[batch.code]
+        code = self._routes.code[batch.code]
         order = np.lexsort((batch.seq, batch.src_ts, code))
         rows, code = batch.take(order), code[order]
         same = (code[1:] == code[:-1]) & (rows.src_ts[1:] == rows.src_ts[:-1])
@@ -287,14 +319,14 @@ class TumblingWindows:
         n = len(rows)
         zero, unknown = np.zeros(n), np.full(n, np.nan)
         return BarBatch(
-            series=self._series,
+            series=self._routes.bar_series,
             code=code,
             ts=rows.src_ts,
-            open=rows.o,
-            high=rows.h,
-            low=rows.l,
-            close=rows.c,
-            volume=rows.v,
+            open=rows.o + 0.0,
+            high=rows.h + 0.0,
+            low=rows.l + 0.0,
+            close=rows.c + 0.0,
+            volume=rows.v + 0.0,
             volume_lo=zero,
             notional=unknown,
             notional_lo=zero,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Literal
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 import pytest
 from hypothesis import given, settings
