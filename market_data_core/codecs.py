@@ -369,16 +369,34 @@ class EventDecoder:
     def _good_rows(
         self, singles: list[_Wire], at: list[int], poison: list[tuple[int, str]]
     ) -> list[tuple[EventBatch, NDArray[np.int32]]]:
-        """All rows when they are good; else halves, down to the bad ones."""
+        """The good rows; each bad one, first by its names and times, then by its numbers, is poison."""
         try:
             return [(self._rows(singles), np.array(at, np.int32))]
-        except (PoisonRecord, ValueError) as error:
-            if len(singles) == 1:
-                poison.append((at[0], str(error)))
-                return []
-        middle = len(singles) // 2
-        left = self._good_rows(singles[:middle], at[:middle], poison)
-        return left + self._good_rows(singles[middle:], at[middle:], poison)
+        except (PoisonRecord, ValueError):
+            pass
+        readable: list[int] = []
+        for i, wire in enumerate(singles):
+            try:
+                self._check(wire)
+                readable.append(i)
+            except (PoisonRecord, ValueError) as error:
+                poison.append((at[i], str(error)))
+        if not readable:
+            return []
+        batch = self._columns([singles[i] for i in readable])
+        record = np.array([at[i] for i in readable], np.int32)
+        bad = faults(batch)
+        poison.extend((int(record[row]), reason) for row, reason in bad.items())
+        good = np.setdiff1d(np.arange(len(batch)), list(bad)) if bad else slice(None)
+        return [(batch.take(good), record[good])]
+
+    def _check(self, wire: _Wire) -> None:
+        """Raise PoisonRecord or ValueError for what keeps one event out of :meth:`_columns`."""
+        self._code((wire.provider, wire.symbol, wire.kind, wire.interval))
+        parse_time(wire.src_ts)
+        parse_time(wire.ingest_ts)
+        if wire.event_id != f"{wire.provider}|{wire.symbol}|{wire.src_ts}|{wire.seq}":
+            _check_canonical_id(wire)
 
     def _rows(self, rows: list[_Wire]) -> EventBatch:
         """Columns of decoded events.
@@ -386,6 +404,14 @@ class EventDecoder:
         Raises:
             PoisonRecord, ValueError: some row is wrong.
         """
+        batch = self._columns(rows)
+        bad = faults(batch)
+        if bad:
+            raise PoisonRecord(next(iter(bad.values())))
+        return batch
+
+    def _columns(self, rows: list[_Wire]) -> EventBatch:
+        """:meth:`_rows` before their numbers are checked."""
         codes = self._codes
         try:
             code = [codes[w.provider, w.symbol, w.kind, w.interval] for w in rows]
@@ -403,7 +429,7 @@ class EventDecoder:
         )
         if (o == c).all() and (h == c).all() and (low == c).all():
             o = h = low = c
-        batch = EventBatch(
+        return EventBatch(
             series=self._names(),
             code=np.array(code, np.int32),
             src_ts=src_ts,
@@ -415,10 +441,6 @@ class EventDecoder:
             v=_floats([w.v for w in rows]),
             seq=np.array([w.seq for w in rows], np.int64),
         )
-        bad = faults(batch)
-        if bad:
-            raise PoisonRecord(next(iter(bad.values())))
-        return batch
 
     def _names(self) -> tuple[Series, ...]:
         """All series so far; the same tuple until one is added."""

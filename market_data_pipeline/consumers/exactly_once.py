@@ -25,7 +25,15 @@ from market_data_core.clock import Clock
 from market_data_core.codecs import DeadLetter, encode_dead_letter
 from market_data_core.errors import Fenced, MdpError
 from market_data_core.protocols import BarSink, Claim, Committed, Flush, LaneFlush, OutboxRecord, Position
-from market_data_pipeline.streaming.bus import Bus, Consumer, Delivery, Offset, Poll, Record
+from market_data_pipeline.streaming.bus import (
+    Bus,
+    Consumer,
+    Delivery,
+    GroupPartition,
+    Offset,
+    Poll,
+    Record,
+)
 from market_data_pipeline.windows.tumbling import Counts
 
 T = TypeVar("T")
@@ -193,10 +201,11 @@ class ExactlyOnceConsumer:
         return Poll() if stop.is_set() else await consumer.poll(self._settings.poll_seconds)
 
     async def _take(self, consumer: Consumer, poll: Poll) -> None:
-        for partition in poll.lost:
-            # All at once, before anything is awaited: a claim that went on would seek what is not owned any more.
-            if partition in self._claims:
-                self._claims[partition].cancel()
+        # All at once, before anything is awaited: a claim that went on would seek what is not owned any more.
+        given_up = [self._claims.pop(p) for p in poll.lost if p in self._claims]
+        for claim in given_up:
+            claim.cancel()
+        await asyncio.gather(*given_up, return_exceptions=True)
         for partition in poll.lost:
             await self._drop(consumer, partition, "lost")
         for partition in poll.assigned:
@@ -223,19 +232,33 @@ class ExactlyOnceConsumer:
 
     async def _claim(self, consumer: Consumer, partition: int) -> None:
         s = self._settings
+        task = asyncio.current_task()
+
+        def wanted() -> bool:
+            # A cancellation alone may be lost: asyncio.wait_for of Python 3.11, in which drivers wait, drops one that
+            # comes as what it waits for is done.
+            return self._claims.get(partition) is task
+
         try:
             claim = await self._retry(
-                "store", lambda: self._store.claim(s.topic, s.group, partition, s.member)
+                "store",
+                lambda: self._store.claim(s.topic, s.group, partition, s.member),
+                as_long_as=wanted,
             )
             owned = _Owned(claim, self._make_logic(claim))
-            await self._publish(owned, claim.outbox)
-            await self._retry("bus", lambda: consumer.seek(partition, owned.logic.start))
-            self._owned[partition] = owned
-            self._observer.assigned(partition, claim.epoch)
+            await self._publish(owned, claim.outbox, as_long_as=wanted)
+            if wanted():
+                start = owned.logic.start
+                await self._retry("bus", lambda: consumer.seek(partition, start), as_long_as=wanted)
+            if wanted():
+                self._owned[partition] = owned
+                self._observer.assigned(partition, claim.epoch)
         except Exception as error:
-            self._failure = error
+            if wanted():
+                self._failure = error
         finally:
-            self._claims.pop(partition, None)
+            if wanted():
+                del self._claims[partition]
 
     def _start_flush(self, consumer: Consumer, partition: int, owned: _Owned) -> None:
         if not owned.paused and owned.logic.backlog > self._settings.max_backlog:
@@ -294,17 +317,27 @@ class ExactlyOnceConsumer:
         self._observer.flushed(partition, plan, committed, (self._clock.monotonic() - started) / 1e9, at)
         for reason, row in committed.rejected:
             log.error("the store rejected a bar; it is in the dead letter topic", reason=reason, row=row)
-        if not mine():
-            return  # whoever claims it finds the outbox
-        await self._publish(owned, committed.outbox)
+        await self._publish(owned, committed.outbox, as_long_as=mine)
         if mine():
-            await self._retry("bus", lambda: consumer.ack(partition, plan.through, keep_from=plan.keep_from))
+            await self._retry(
+                "bus",
+                lambda: consumer.ack(partition, plan.through, keep_from=plan.keep_from),
+                as_long_as=mine,
+            )
 
-    async def _publish(self, owned: _Owned, outbox: Iterable[OutboxRecord]) -> None:
+    async def _publish(
+        self, owned: _Owned, outbox: Iterable[OutboxRecord], as_long_as: Callable[[], bool]
+    ) -> None:
         """Publish outbox rows in order; the next transaction removes them."""
         for row in outbox:
+            if not as_long_as():
+                return  # whoever has the partition now finds the rest
             record = Record(row.key, row.value, row.lane)
-            await self._retry("bus", lambda row=row, record=record: self._publish_one(row, record))  # type: ignore[misc]
+            await self._retry(
+                "bus",
+                lambda row=row, record=record: self._publish_one(row, record),  # type: ignore[misc]
+                as_long_as=as_long_as,
+            )
             owned.published.append(row.id)
 
     async def _publish_one(self, row: OutboxRecord, record: Record) -> None:
@@ -388,10 +421,16 @@ class ExactlyOnceConsumer:
             return False
         topics = await self._retry("bus", lambda: self._bus.status([self._settings.topic]))
         groups = [g for t in topics for g in t.groups if g.group == self._settings.group]
-        mine = self._owned.keys()
-        return not any(
-            p.lag > 0 and (p.owner is None or p.partition in mine) for g in groups for p in g.partitions
-        )
+        return not any(self._waits(p, g.members) for g in groups for p in g.partitions)
+
+    def _waits(self, p: GroupPartition, members: list[str]) -> bool:
+        """Whether a partition has something for this worker, now or as soon as the lease of a dead one ends.
+
+        What an owner was handed and did not finish is no lag any more, but still pending.
+        """
+        if p.partition in self._owned:
+            return p.lag > 0
+        return (p.owner is None or p.owner not in members) and (p.lag > 0 or p.pending > 0)
 
     async def _retry(
         self, what: str, call: Callable[[], Awaitable[T]], as_long_as: Callable[[], bool] = lambda: True
