@@ -36,8 +36,9 @@ from market_data_pipeline.streaming.redis_wire import RedisServer, Reply, pack
 
 LONGEST_BLOCK_MS: Final = 200
 """How long one read waits for entries: also how long a hand-over may wait for a read under way."""
-READ_BYTES: Final = 16 << 20
-"""What one read should bring at most, judged by the size of the entries before: frames can be large."""
+READ_BYTES: Final = 4 << 20
+"""What one read should bring at most, judged by the size of the entries before: frames can be large. Also how long the
+caller is busy with it, and so how long leases and commits wait for their turn: 0.1 s or so."""
 _FIRST_COUNT: Final = 64
 
 log = structlog.get_logger(__name__)
