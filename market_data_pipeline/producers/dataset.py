@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 import numpy as np
+import structlog
 from pydantic import ValidationError
 
 from market_data_core.batch import EventBatch
@@ -16,6 +17,7 @@ from market_data_pipeline.producers.merge import Disorder, merged
 from market_data_pipeline.producers.provider import BadRow, Provider, ProviderRequest
 from market_data_pipeline.producers.sources import Source, sources_of
 
+_log = structlog.get_logger(__name__)
 PRESETS: Final = ("lean",)
 STORE: Final = "store"
 
@@ -43,7 +45,14 @@ class DatasetProvider:
     def batches(self) -> Iterator[EventBatch | BadRow]:
         wanted = [s for s in self.sources if self._overlaps(s)]
         everything = self.start is None and self.end is None and not self.symbols
-        return merged(wanted, None if everything else self._keep, self.disorder)
+        yield from merged(wanted, None if everything else self._keep, self.disorder)
+        if self.disorder.rows:
+            _log.warning(
+                "the files are not in time order; events beyond the allowed lateness amend their bars",
+                provider=self.name,
+                rows_out_of_order=self.disorder.rows,
+                furthest_back_seconds=self.disorder.furthest / 1e9,
+            )
 
     def _overlaps(self, source: Source) -> bool:
         before = source.end is not None and self.start is not None and source.end <= self.start

@@ -37,12 +37,12 @@ _PRICES, _SIZES, _GAPS, _DELAYS, _LATE, _COPIES = range(6)
 class SyntheticSpec:
     """What to make.
 
-    ``rate``: events a second over all symbols, in turn; 0 means as fast as possible, with event time going on
-    by a microsecond an event. ``volatility``: standard deviation of the logarithmic return over a day.
-    ``disorder_ms``: arrival is delayed by up to this much, which puts events out of order. ``late_ratio``: share
-    of events delayed by ``late_ms`` instead. ``duplicate_ratio``: share of events that arrive once more within
-    ``duplicate_ms``. ``gap_ratio``: share of events left out, in silences of 100 events of the schedule.
-    ``limit``: distinct events to make; copies come on top.
+    ``rate``: events a second over all symbols, in turn; 0 means as fast as possible. Event time is then that of
+    the clock, or, with ``start_ts`` (UTC ns), goes on by a microsecond an event. ``volatility``: standard deviation
+    of the logarithmic return over a day. ``disorder_ms``: arrival is delayed by up to this much, which puts events out
+    of order. ``late_ratio``: share of events delayed by ``late_ms`` instead. ``duplicate_ratio``: share of events
+    that arrive once more within ``duplicate_ms``. ``gap_ratio``: share of events left out, in silences of 100 events
+    of the schedule. ``limit``: distinct events to make; copies come on top.
 
     Raises:
         UsageError: a value is impossible; the message names it.
@@ -110,7 +110,11 @@ class SyntheticProvider:
     def batches(self) -> Iterator[EventBatch]:
         """Batches in order of arrival; endless without a limit."""
         start = self.clock.now() if self.spec.start_ts is None else self.spec.start_ts
-        on_time = _limited(_schedule(self.spec, start - start % 1000), self.spec)
+        start -= start % 1000
+        on_time = _schedule(self.spec, start)
+        if self.spec.rate == 0 and self.spec.start_ts is None:
+            on_time = _by_the_clock(on_time, start, self.clock)
+        on_time = _limited(on_time, self.spec)
         if self.spec.disorder_ms or self.spec.late_ratio or self.spec.duplicate_ratio:
             return _arrivals(on_time, self.spec)
         return on_time
@@ -212,6 +216,17 @@ def _times(first: int, n: int, rate: float) -> I64:
     seconds, rest = np.divmod(index, per.numerator)
     out: I64 = seconds * 1_000_000_000 + rest * 1_000_000 // per.numerator * 1000
     return out
+
+
+def _by_the_clock(batches: Iterator[EventBatch], start: int, clock: Clock) -> Iterator[EventBatch]:
+    """``batches`` with event times that reach from the last batch's to now, so that they never are ahead."""
+    reached = start
+    for batch in batches:
+        until = max(clock.now(), reached)
+        at = reached + (np.arange(len(batch)) * ((until - reached) / max(len(batch), 1))).astype(np.int64)
+        at -= at % 1000
+        reached = until
+        yield replace(batch, src_ts=at, ingest_ts=at)
 
 
 def _to_tick(price: NDArray[np.float64], tick: float) -> NDArray[np.float64]:

@@ -117,6 +117,26 @@ def test_event_time_starts_now() -> None:
     assert batch.src_ts[0] == START + 123_456_000
 
 
+def test_as_fast_as_possible_keeps_to_the_clock() -> None:
+    """However fast events are made, none is ahead of the clock, or later live events would be late."""
+    clock = ManualClock(START)
+    seen = []
+    for batch in islice(SyntheticProvider(SyntheticSpec(("A", "B"), 0.0, seed=1), clock).batches(), 20):
+        assert batch.src_ts.max() <= clock.now()
+        assert np.all(batch.src_ts % 1000 == 0)
+        seen.append(batch)
+        clock.advance(12_345_678)
+    times = np.concatenate([batch.src_ts for batch in seen])
+    assert np.all(np.diff(times) >= 0)
+    assert times[-1] > START + 18 * 12_345_678
+    ids = {
+        (s, t, q)
+        for b in seen
+        for s, t, q in zip(b.code.tolist(), b.src_ts.tolist(), b.seq.tolist(), strict=True)
+    }
+    assert len(ids) == len(times)
+
+
 def test_disorder_is_bounded_and_events_stay() -> None:
     plain = events(symbols=("A", "B"), rate=100.0, limit=70_000)
     mixed = events(symbols=("A", "B"), rate=100.0, limit=70_000, disorder_ms=250)
