@@ -128,10 +128,9 @@ class PartitionBars:
             total.add(lane.windows.counts)
         return total
 
-    @property
-    def open_rows(self) -> int:
-        """Open (symbol, window) rows of all lanes."""
-        return sum(lane.windows.open_rows for lane in self._lanes.values())
+    def open_bars(self) -> int:
+        """How many (symbol, window) are open in all lanes."""
+        return sum(lane.windows.open_bars() for lane in self._lanes.values())
 
     @property
     def remembered(self) -> int:
@@ -247,7 +246,7 @@ class PartitionBars:
             dead_letters=self._dead_letters,
             counts=self._news(),
             watermarks={name: lane.windows.watermark for name, lane in self._lanes.items()},
-            open_rows=self.open_rows,
+            open_rows=self.open_bars(),
         )
         self._closable_at, self._dead_letters = [], []
         self._taken, self._committed_at = self._read, self._clock.monotonic()

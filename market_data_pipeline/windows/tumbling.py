@@ -31,12 +31,17 @@ _NO_SERIES: Final = ()
 
 @dataclass(frozen=True, slots=True)
 class WindowSettings:
-    """Lengths in nanoseconds; ``kinds`` are the kinds of events that make bars."""
+    """Lengths in nanoseconds; ``kinds`` are the kinds of events that make bars.
+
+    An event that is late by more than the dedupe horizon cannot be told from a copy of one that was counted and
+    forgotten. It is *expired*, unless ``amend_beyond_horizon`` takes it for a new one.
+    """
 
     window_ns: int
     allow_late_ns: int
     dedupe_horizon_ns: int
     kinds: tuple[str, ...] = ("tick", "bar")
+    amend_beyond_horizon: bool = False
 
     def __post_init__(self) -> None:
         if self.window_ns <= 0 or self.allow_late_ns < 0 or self.dedupe_horizon_ns < 0:
@@ -52,6 +57,7 @@ class Counts:
     late: int = 0
     handled: int = 0
     skipped: int = 0
+    expired: int = 0
 
     def minus(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, f.name) - getattr(other, f.name) for f in fields(self)))
@@ -62,6 +68,7 @@ class Counts:
         self.late += other.late
         self.handled += other.handled
         self.skipped += other.skipped
+        self.expired += other.expired
 
 
 class _Routes:
@@ -135,6 +142,8 @@ class TumblingWindows:
         self._first_offsets: deque[tuple[int, int]] = deque()
         self._whole: list[BarBatch] = []
         self._late: list[EventBatch] = []
+        self._expired: list[EventBatch] = []
+        self._clock_time = NEVER
         self._progress: tuple[I64, I64] | None = None
 
     def add(self, batch: EventBatch, offset: int, handled_rows: int = 0) -> None:
@@ -167,14 +176,18 @@ class TumblingWindows:
             handled = fresh[:handled_rows] & (ends[:handled_rows] <= self._handled_watermark)
             counts.handled += int(np.count_nonzero(handled))
             fresh[:handled_rows] &= ~handled
-        late = self._advance_by(batch, ends, fresh)
+        late, expired = self._advance_by(batch, ends, fresh)
         if whole is not None and whole.any():
             self._whole.append(self._as_bars(batch.take(whole)))
             counts.accepted += int(np.count_nonzero(whole))
         if late is not None:
+            fresh &= ~late
+            if expired is not None:
+                counts.expired = int(np.count_nonzero(expired))
+                self._expired.append(batch.take(expired))
+                late &= ~expired
             counts.late = int(np.count_nonzero(late))
             self._late.append(batch.take(late))
-            fresh &= ~late
         accepted = int(np.count_nonzero(fresh))
         if accepted:
             rows = batch if accepted == n else batch.take(fresh)
@@ -189,8 +202,11 @@ class TumblingWindows:
         self.counts.add(counts)
         self._seen.advance(self.watermark)
 
-    def _advance_by(self, batch: EventBatch, ends: I64, fresh: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-        """Move the watermark through the batch, row by row; the mask of fresh rows that came late, if any."""
+    def _advance_by(
+        self, batch: EventBatch, ends: I64, fresh: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]:
+        """Move the watermark through the batch, row by row; masks of the fresh rows that came late, and of those
+        among them that are expired; None for none."""
         highest = np.maximum.accumulate(batch.src_ts)
         progress = np.maximum(highest - self.settings.allow_late_ns, self.watermark)
         before = np.concatenate(([self.watermark], progress[:-1]))
@@ -199,7 +215,16 @@ class TumblingWindows:
         top = int(highest[-1])
         self.max_ts = top if self.max_ts is None else max(self.max_ts, top)
         self._progress = (progress, batch.ingest_ts)
-        return late if late.any() else None
+        if not late.any():
+            return None, None
+        horizon = self.settings.dedupe_horizon_ns
+        if horizon == 0 or self.settings.amend_beyond_horizon:
+            return late, None
+        # An id is remembered until time has moved by the horizon since it was added, which was not before its own
+        # time less the lateness.
+        oldest = np.maximum(before, self._clock_time) - (horizon - self.settings.allow_late_ns)
+        expired = late & (batch.src_ts <= oldest)
+        return late, expired if expired.any() else None
 
     def advance(self, event_time: int) -> None:
         """The clock says that event time has reached ``event_time``, lateness included.
@@ -208,6 +233,7 @@ class TumblingWindows:
         after it are not late.
         """
         self._seen.advance(event_time)
+        self._clock_time = max(self._clock_time, event_time)
         if self.has_open:
             self.watermark = max(self.watermark, min(event_time, self._last_end))
 
@@ -225,9 +251,15 @@ class TumblingWindows:
         return bool(self._raw or self._open)
 
     @property
-    def open_rows(self) -> int:
+    def held_rows(self) -> int:
         """Rows held for open windows: events not yet added up, and partial bars."""
         return self._raw_rows + self._open_rows
+
+    def open_bars(self) -> int:
+        """How many (symbol, window) are open. Not free: it adds up what is held."""
+        if self.has_open:
+            self._compact()
+        return self._open_rows
 
     @property
     def remembered(self) -> int:
@@ -253,6 +285,13 @@ class TumblingWindows:
             closed = BarBatch.concat([closed, whole]) if len(closed) else whole
             at = np.concatenate((at, np.full(len(whole), now, np.int64)))
         return closed, at
+
+    def take_expired(self) -> EventBatch:
+        """The late events since the last call that may be copies of forgotten ones, in arrival order."""
+        if not self._expired:
+            return EventBatch.empty()
+        expired, self._expired = EventBatch.concat(self._expired), []
+        return expired
 
     def take_late(self) -> EventBatch:
         """The late events since the last call, in arrival order."""
@@ -280,8 +319,12 @@ class TumblingWindows:
         if self._raw_rows >= _RAW_ROWS:
             self._add_up()
             if self._open_rows > max(_COMPACT_ROWS, 2 * self._compacted_rows):
-                self._open = [merge_bars(self._concat(self._open))]
-                self._open_rows = self._compacted_rows = len(self._open[0])
+                self._compact()
+
+    def _compact(self) -> None:
+        self._add_up()
+        self._open = [merge_bars(self._concat(self._open))]
+        self._open_rows = self._compacted_rows = len(self._open[0])
 
     def _add_up(self) -> None:
         if self._raw:

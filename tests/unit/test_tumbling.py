@@ -279,14 +279,17 @@ def test_offsets_of_open_windows_and_of_remembered_ids() -> None:
     assert lane.restart_offset(161) == 161
 
 
-def test_open_rows_tell_what_is_held() -> None:
-    lane = TumblingWindows(settings_of())
-    lane.add(EventBatch.from_events([tick(START + i, i, symbol=f"S{i % 3}") for i in range(12)]), 0)
-    assert lane.open_rows == 12
-    assert lane.has_open
+def test_what_is_held_and_what_is_open() -> None:
+    lane = TumblingWindows(settings_of(allow_late_ns=2 * WINDOW))
+    assert (lane.held_rows, lane.open_bars(), lane.has_open, lane.remembered) == (0, 0, False, 0)
+    for offset in (0, 1):
+        some = [tick(START + i * WINDOW // 6, 12 * offset + i, symbol=f"S{i % 3}") for i in range(12)]
+        lane.add(EventBatch.from_events(some), offset)
+    assert lane.held_rows == 24
+    assert lane.open_bars() == lane.held_rows == 6
     lane.finish()
     lane.close(0)
-    assert (lane.open_rows, lane.has_open, lane.remembered) == (0, False, 12)
+    assert (lane.held_rows, lane.open_bars(), lane.has_open, lane.remembered) == (0, 0, False, 24)
 
 
 def test_ten_thousand_symbols_are_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -299,7 +302,7 @@ def test_ten_thousand_symbols_are_compacted(monkeypatch: pytest.MonkeyPatch) -> 
         some = [tick(START + (i * 500 + k) % WINDOW, total + k, symbol=f"S{k % 300}") for k in range(500)]
         lane.add(EventBatch.from_events(some), i)
         total += 500
-        assert lane.open_rows <= 1000 + max(1000, 2 * 300) + 300
+        assert lane.held_rows <= 1000 + max(1000, 2 * 300) + 300
     lane.finish()
     closed, _ = lane.close(0)
     assert int(closed.n_events.sum()) == total
