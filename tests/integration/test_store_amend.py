@@ -36,7 +36,7 @@ def _histories(draw: st.DrawFn) -> list[list[StreamEvent]]:
     return [made[a:b] for a, b in zip([0, *cuts], [*cuts, len(made)], strict=True)]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(deliveries=_histories())
 async def test_amended_bars_equal_a_recount(store: StoreClient, deliveries: list[list[StreamEvent]]) -> None:
     async with store.session() as connection:
