@@ -1,14 +1,14 @@
 """The table ``bars_ohlcv``: writing bars by the column, and reading them.
 
 One statement writes a batch: ``unnest`` of binary arrays, since it takes columns as they are, works inside of
-any transaction with ``ON CONFLICT``, and measures 0.4 to 0.5 of a raw COPY that checks nothing.
+any transaction with ``ON CONFLICT``, and measures half of a raw COPY, which checks no conflict.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, LiteralString
+from typing import Any, LiteralString
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,119 +17,8 @@ from psycopg import AsyncConnection
 from market_data_core.batch import I32, I64, BarBatch
 from market_data_core.events import BarSeries
 from market_data_store.arrays import Names, timestamps
+from market_data_store.bars_sql import AMEND, COLUMNS, FIND, INSERT_NEW, REFUSED, ROW, UPSERT, VALUES
 from market_data_store.connection import one_row
-
-VALUES: Final = (
-    "open",
-    "high",
-    "low",
-    "close",
-    "volume",
-    "volume_lo",
-    "notional",
-    "notional_lo",
-    "n_events",
-    "first_ts",
-    "first_seq",
-    "last_ts",
-    "last_seq",
-)
-"""What a bar says, in the order of the statements below; a bar is unchanged when all of it is."""
-
-_INPUT: Final[LiteralString] = """
-    FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[],
-                %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[], %s::float8[],
-                %s::float8[], %s::float8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int8[], %s::int4[])
-      AS i(provider, symbol, "interval", ts, open, high, low, close, volume, volume_lo, notional,
-           notional_lo, n_events, first_ts, first_seq, last_ts, last_seq, revision)
-"""
-
-_INSERT: Final[LiteralString] = (
-    """
-    INSERT INTO bars_ohlcv AS b (
-        provider, symbol, "interval", ts, open, high, low, close, volume, volume_lo, notional, notional_lo,
-        n_events, first_ts, first_seq, last_ts, last_seq, vwap, revision, writer, updated_at)
-    SELECT provider, symbol, "interval", ts, open, high, low, close, volume, volume_lo,
-           NULLIF(notional, 'NaN'), notional_lo, n_events, first_ts, first_seq, last_ts, last_seq,
-           NULLIF(notional, 'NaN') / NULLIF(volume, 0), revision, %s::text, now()
-"""
-    + _INPUT
-    + """
-    ON CONFLICT ("interval", symbol, ts, provider)
-"""
-)
-
-_REPLACE: Final[LiteralString] = """
-    DO UPDATE SET
-        open = EXCLUDED.open, high = EXCLUDED.high, low = EXCLUDED.low, close = EXCLUDED.close,
-        volume = EXCLUDED.volume, volume_lo = EXCLUDED.volume_lo, notional = EXCLUDED.notional,
-        notional_lo = EXCLUDED.notional_lo, vwap = EXCLUDED.vwap, n_events = EXCLUDED.n_events,
-        first_ts = EXCLUDED.first_ts, first_seq = EXCLUDED.first_seq, last_ts = EXCLUDED.last_ts,
-        last_seq = EXCLUDED.last_seq, writer = EXCLUDED.writer, updated_at = EXCLUDED.updated_at,
-"""
-_UNLESS_BETTER: Final[LiteralString] = """
-        revision = b.revision + 1
-    WHERE (%s::bool OR EXCLUDED.n_events >= b.n_events)
-      AND (b.open, b.high, b.low, b.close, b.volume, b.volume_lo, b.notional, b.notional_lo, b.n_events,
-           b.first_ts, b.first_seq, b.last_ts, b.last_seq)
-          IS DISTINCT FROM
-          (EXCLUDED.open, EXCLUDED.high, EXCLUDED.low, EXCLUDED.close, EXCLUDED.volume, EXCLUDED.volume_lo,
-           EXCLUDED.notional, EXCLUDED.notional_lo, EXCLUDED.n_events, EXCLUDED.first_ts,
-           EXCLUDED.first_seq, EXCLUDED.last_ts, EXCLUDED.last_seq)
-"""
-_IF_AS_FOUND: Final[LiteralString] = """
-        revision = EXCLUDED.revision
-    WHERE b.writer = EXCLUDED.writer AND b.revision = EXCLUDED.revision - 1
-"""
-
-# Keys come back only where they tell more than the count does: not when every row was new.
-_WRITTEN: Final[LiteralString] = """
-    SELECT n, highest, CASE WHEN partly THEN providers END, CASE WHEN partly THEN symbols END,
-           CASE WHEN partly THEN intervals END, CASE WHEN partly THEN starts END,
-           CASE WHEN partly THEN revisions END
-    FROM (SELECT count(*) AS n, coalesce(max(revision), 0) AS highest,
-                 count(*) <> %s::int8 OR max(revision) > 1 AS partly, array_agg(provider) AS providers,
-                 array_agg(symbol) AS symbols, array_agg("interval") AS intervals, array_agg(ts) AS starts,
-                 array_agg(revision) AS revisions FROM written) w
-"""
-_RETURNING: Final[LiteralString] = ' RETURNING provider, symbol, "interval", ts, revision) '
-_UPSERT: Final[LiteralString] = (
-    "WITH written AS (" + _INSERT + _REPLACE + _UNLESS_BETTER + _RETURNING + _WRITTEN
-)
-_AMEND: Final[LiteralString] = "WITH written AS (" + _INSERT + _REPLACE + _IF_AS_FOUND + _RETURNING + _WRITTEN
-_INSERT_NEW: Final[LiteralString] = "WITH written AS (" + _INSERT + "DO NOTHING" + _RETURNING + _WRITTEN
-
-_REFUSED: Final[LiteralString] = """
-    SELECT count(*) FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::int8[])
-                      AS i(provider, symbol, "interval", ts, n_events)
-    JOIN bars_ohlcv b USING (provider, symbol, "interval", ts) WHERE b.n_events > i.n_events
-"""
-
-_COLUMNS: Final[LiteralString] = """
-    array_agg(ts), array_agg(open), array_agg(high), array_agg(low), array_agg(close), array_agg(volume),
-    array_agg(volume_lo), array_agg(notional), array_agg(notional_lo), array_agg(n_events),
-    array_agg(first_ts), array_agg(first_seq), array_agg(last_ts), array_agg(last_seq), array_agg(revision)
-"""
-_ROW: Final[LiteralString] = """
-    ts, open, high, low, close, volume, volume_lo, coalesce(notional, 'NaN') AS notional, notional_lo, n_events,
-    first_ts, first_seq, last_ts, last_seq, revision
-"""
-
-_FIND: Final[LiteralString] = (
-    # Literals only, as the type says.
-    """
-    WITH found AS MATERIALIZED (
-        SELECT k.row, b.writer, b.ts, b.open, b.high, b.low, b.close, b.volume, b.volume_lo,
-               coalesce(b.notional, 'NaN') AS notional, b.notional_lo, b.n_events, b.first_ts, b.first_seq,
-               b.last_ts, b.last_seq, b.revision
-        FROM unnest(%s::text[], %s::text[], %s::text[], %s::timestamptz[], %s::int8[])
-          AS k(provider, symbol, "interval", ts, row)
-        JOIN bars_ohlcv b USING (provider, symbol, "interval", ts) ORDER BY k.row)
-    SELECT array_agg(row), array_agg(writer),
-"""  # noqa: S608
-    + _COLUMNS
-    + " FROM found"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +68,7 @@ async def upsert(
     """
     done: list[Upserted] = []
     for part in _distinct(key_order(_first(bars))):
-        changed = await _write(connection, _UPSERT, part, writer, (force,))
+        changed = await _write(connection, UPSERT, part, writer, (force,))
         missed = len(part) - len(changed)
         refused = 0 if force or not missed else await _count_refused(connection, part)
         done.append(Upserted(changed, refused, missed - refused))
@@ -191,13 +80,13 @@ async def upsert(
 
 async def insert_new(connection: AsyncConnection[Any], bars: BarBatch, writer: str) -> BarBatch:
     """Store those of ``bars``, with distinct keys, that no row exists for; return them."""
-    return await _write(connection, _INSERT_NEW, key_order(_first(bars)), writer, ())
+    return await _write(connection, INSERT_NEW, key_order(_first(bars)), writer, ())
 
 
 async def find(connection: AsyncConnection[Any], bars: BarBatch) -> Found:
     """The stored rows with the keys of ``bars``, in the order of ``bars``."""
     keys = [*_keys(bars), np.arange(len(bars), dtype=np.int64)]
-    found = await one_row(await connection.execute(_FIND, keys, binary=True))
+    found = await one_row(await connection.execute(FIND, keys, binary=True))
     if found[0] is None:
         return Found(np.empty(0, np.int64), [], BarBatch.empty())
     row, writer, *columns = found
@@ -209,7 +98,7 @@ async def amend(connection: AsyncConnection[Any], bars: BarBatch, found: I32, wr
 
     This compares instead of locking what was read, because TimescaleDB cannot lock a compressed row.
     """
-    return await _write(connection, _AMEND, key_order(_revised(bars, found + np.int32(1))), writer, ())
+    return await _write(connection, AMEND, key_order(_revised(bars, found + np.int32(1))), writer, ())
 
 
 async def read(
@@ -234,9 +123,9 @@ async def read(
         where.append("(symbol, ts, provider) > (%s, %s, %s)")
         values += [after[0], moment(after[1]), after[2]]
     page: LiteralString = (
-        "WITH page AS MATERIALIZED (SELECT symbol, provider," + _ROW + "FROM bars_ohlcv WHERE "
+        "WITH page AS MATERIALIZED (SELECT symbol, provider," + ROW + "FROM bars_ohlcv WHERE "
         " " + " AND ".join(where) + " ORDER BY symbol, ts, provider LIMIT %s)"
-        " SELECT array_agg(symbol), array_agg(provider)," + _COLUMNS + "FROM page"
+        " SELECT array_agg(symbol), array_agg(provider)," + COLUMNS + "FROM page"
     )
     # The primary key has this order. A planner without statistics would rather sort the whole rest of the
     # table for each page.
@@ -307,7 +196,7 @@ async def _write(
 
 
 async def _count_refused(connection: AsyncConnection[Any], bars: BarBatch) -> int:
-    cursor = await connection.execute(_REFUSED, [*_keys(bars), bars.n_events], binary=True)
+    cursor = await connection.execute(REFUSED, [*_keys(bars), bars.n_events], binary=True)
     return int((await one_row(cursor))[0])
 
 

@@ -27,6 +27,7 @@ from market_data_core.events import BarSeries
 from market_data_core.protocols import Committed, Flush, LaneFlush
 from market_data_store import bars as bars_table
 from market_data_store import late_events, positions
+from market_data_store.bars_sql import VALUES
 from market_data_store.late_events import Amended
 from market_data_store.positions import Outgoing, Summary, printable
 
@@ -240,5 +241,5 @@ def _newest(bars: BarBatch) -> BarBatch:
 
 def _renamed(bars: BarBatch, series: BarSeries) -> BarBatch:
     """One row under another name."""
-    values = {name: getattr(bars, name) for name in ("ts", *bars_table.VALUES, "revision")}
+    values = {name: getattr(bars, name) for name in ("ts", *VALUES, "revision")}
     return BarBatch(series=(series,), code=np.zeros(len(bars), np.int32), **values)
