@@ -268,6 +268,10 @@ class MicroBatch(Section):
     dedupe_horizon_ms: Milliseconds = key(
         120_000, "Event time within which a repeated event_id counts once.", unit="ms", ge=0, le=86_400_000
     )
+    late_beyond_horizon: Literal["dead_letter", "amend"] = key(
+        "dead_letter",
+        "What a late event does that is too old to be told from a copy: go to the dead letters, or amend its bar.",
+    )
     max_future_ms: Milliseconds = key(
         86_400_000,
         "Events further ahead of the clock go to the dead letters, as one could close every window; 0 takes all.",

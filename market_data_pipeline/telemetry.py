@@ -97,7 +97,7 @@ class MetricsObserver:
     def flushed(self, partition: int, plan: Plan, committed: Committed, seconds: float, at: int) -> None:
         m = self._m
         m.write_seconds.labels("bars_ohlcv").observe(seconds)
-        for result in ("accepted", "duplicate", "late", "handled", "skipped"):
+        for result in ("accepted", "duplicate", "late", "handled", "skipped", "expired"):
             count = getattr(plan.counts, result)
             if count:
                 m.events.labels(result).inc(count)

@@ -58,6 +58,7 @@ def micro_batcher(
             allow_late_ns=batch.allow_late_ms * _MS,
             dedupe_horizon_ns=batch.dedupe_horizon_ms * _MS,
             kinds=batch.kinds,
+            amend_beyond_horizon=batch.late_beyond_horizon == "amend",
         ),
         flush_timeout_ns=batch.flush_timeout_ms * _MS,
         late_policy=batch.late_policy,

@@ -27,6 +27,10 @@ from market_data_pipeline.windows.tumbling import FOREVER, NEVER, Counts, Tumbli
 
 PARTITION_LANE: Final = ""
 """The row of the partition itself: how far it was read, whatever its lanes hold."""
+EXPIRED: Final = (
+    "late by more than micro_batch.dedupe_horizon_ms, so it cannot be told from a copy; "
+    "send history with mdp stream replay, or set micro_batch.late_beyond_horizon to amend"
+)
 MAX_LANE_NAMES: Final = 4096
 REPLAY_SILENCE_NS: Final = 3600 * 10**9
 """A replay that has been silent for so long was killed before its end: its lane ends without an end record."""
@@ -153,7 +157,16 @@ class PartitionBars:
                 lane.last_seen = self._clock.monotonic()
                 lane.touched = True
                 handled = self._handled_rows(name, rows, decoded, delivery)
-                lane.windows.add(part, delivery.offsets[0], handled)
+                skip = lane.windows.forgotten(part, handled) if handled else 0
+                if skip == len(part):
+                    continue
+                # Without what is beyond the horizon, the next restart begins that much later.
+                first = delivery.offsets[0]
+                if skip:
+                    row = skip if rows is None else int(rows[skip])
+                    first = delivery.offsets[row if decoded.record is None else int(decoded.record[row])]
+                rest = part.take(slice(skip, None)) if skip else part
+                lane.windows.add(rest, first, handled - skip)
                 self._collect(lane)
         for index, name in decoded.ends:
             ended = self._lanes.get(name)
@@ -171,15 +184,17 @@ class PartitionBars:
             lane.rows += len(closed)
             self._closable_at.extend(closable_at.tolist())
         late = lane.windows.take_late()
-        if not len(late):
-            return
-        if self.settings.late_policy == "amend":
+        if self.settings.late_policy == "drop":
+            self._bury_events(late, "late", lane.name)
+        elif len(late):
             lane.late.append(late)
             lane.rows += len(late)
-            return
+        self._bury_events(lane.windows.take_expired(), EXPIRED, lane.name)
+
+    def _bury_events(self, events: EventBatch, reason: str, lane: str) -> None:
         offset = "" if self._read is None else self._format(self._read)
-        for i, (value, code) in enumerate(zip(encode_events(late), late.code.tolist(), strict=True)):
-            self._bury("late", f"{offset}#{i}", late.series[code].symbol, lane.name, value)
+        for i, (value, code) in enumerate(zip(encode_events(events), events.code.tolist(), strict=True)):
+            self._bury(reason, f"{offset}#{i}", events.series[code].symbol, lane, value)
 
     def caught_up(self, at: int) -> None:
         """Lanes that were silent until ``at``: the clock moves their event time on."""

@@ -96,6 +96,7 @@ class RunStats:
             "events": self.events,
             "duplicates": self.counts.duplicate,
             "late": self.counts.late,
+            "expired": self.counts.expired,
             "skipped": self.counts.skipped,
             "dead_lettered": self.dead_lettered + self.stale + self.rejected,
             "bars_stored": self.stored,

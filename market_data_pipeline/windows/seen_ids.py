@@ -125,13 +125,14 @@ class SeenIds:
     is remembered now.
     """
 
-    def __init__(self, horizon_ns: int) -> None:
+    def __init__(self, horizon_ns: int, event_time: int | None = None) -> None:
+        """``event_time``: what it had reached before the first ids, if anything."""
         self._horizon = horizon_ns
         self._now = IdTable()
         self._before = IdTable()
         self._now_offset: int | None = None
         self._before_offset: int | None = None
-        self._turned_at: int | None = None
+        self._turned_at = event_time
 
     def __len__(self) -> int:
         return len(self._now) + len(self._before)

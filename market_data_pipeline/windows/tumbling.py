@@ -130,7 +130,7 @@ class TumblingWindows:
         )
         self.counts = Counts()
         self._handled_watermark = watermark
-        self._seen = SeenIds(settings.dedupe_horizon_ns)
+        self._seen = SeenIds(settings.dedupe_horizon_ns, None if watermark in (NEVER, FOREVER) else watermark)
         self._routes = _Routes(settings)
         self._raw: list[EventBatch] = []
         self._raw_rows = 0
@@ -145,6 +145,19 @@ class TumblingWindows:
         self._expired: list[EventBatch] = []
         self._clock_time = NEVER
         self._progress: tuple[I64, I64] | None = None
+
+    def forgotten(self, batch: EventBatch, handled_rows: int) -> int:
+        """How many leading rows of ``batch`` need not even be remembered, of the ``handled_rows`` that the owner before
+        had read: they are in the store, and beyond the horizon no copy of them would count."""
+        horizon = self.settings.dedupe_horizon_ns - self.settings.allow_late_ns
+        src_ts = batch.src_ts[:handled_rows]
+        window = self.settings.window_ns
+        if self._handled_watermark == NEVER:
+            return 0
+        old = (src_ts - src_ts % window + window <= self._handled_watermark) & (
+            src_ts <= self._handled_watermark - horizon
+        )
+        return int(np.argmin(old)) if not old.all() else handled_rows
 
     def add(self, batch: EventBatch, offset: int, handled_rows: int = 0) -> None:
         """Take ``batch``, read at or after ``offset``, in bus order.
