@@ -31,7 +31,7 @@ format: setup  ## Put the code into form
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
-bench: setup  ## Measure, beside what the raw clients do
+bench: setup  ## Measure, beside what the raw clients do; BENCH=quick for a minute of it
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 chaos: setup  ## Kill, stop and cut off everything for a while, and check every bar

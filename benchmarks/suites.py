@@ -1,0 +1,186 @@
+"""The benchmarks: what is measured beside what, and how much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import polars as pl
+from rich.console import Console
+
+from benchmarks import ticks
+from benchmarks.measure import Measured, measure
+from benchmarks.report import Contender, Report
+from benchmarks.servers import Servers
+from market_data_core.codecs import encode_events
+from market_data_pipeline.producers.framing import Framer
+from market_data_pipeline.streaming.bus import Record
+
+SYMBOLS: Final = 50
+SPREAD: Final = (1, 10, 100, 1000, 10_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """``singles``: events of a topic of single events; ``framed``: of one of frames; ``rows``: of a file;
+    ``spread_singles``, ``spread_framed``: of each topic of the sweep over ``spread`` numbers of symbols; ``flushes``: of
+    10,000 rows into the store."""
+
+    singles: int
+    framed: int
+    rows: int
+    spread_singles: int
+    spread_framed: int
+    spread: tuple[int, ...]
+    flushes: int
+    rounds: int
+    less_rounds: int
+
+
+FULL: Final = Size(300_000, 1_200_000, 1_000_000, 200_000, 1_200_000, SPREAD, 10, 5, 3)
+QUICK: Final = Size(50_000, 300_000, 200_000, 50_000, 300_000, (1, 1000), 2, 1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """Ticks on the bus, and the bars they make. ``records``: entries of the stream; ``events``: ticks in them."""
+
+    name: str
+    records: int
+    events: int
+    bars: pl.DataFrame
+
+
+def load(servers: Servers, codec: Literal["json", "msgpack", "frame"], count: int, symbols: int) -> Topic:
+    """A new topic as a producer writes it."""
+    batch = ticks.ticks(count, symbols)
+    records: list[Record]
+    if codec == "frame":
+        # In slices as a producer's runner hands them over; the framer cuts them into frames.
+        parts = (batch.take(slice(i, i + 32_768)) for i in range(0, len(batch), 32_768))
+        framer = Framer(1)
+        records = [record for part in parts for parcel in framer.parcels(part) for record in parcel.records]
+    else:
+        names = [s.symbol for s in batch.series]
+        keys = [names[code] for code in batch.code.tolist()]
+        records = [Record(k, v) for k, v in zip(keys, encode_events(batch, codec), strict=True)]
+    name = f"{codec}-{symbols}"
+    servers.load(name, records)
+    return Topic(name, len(records), len(batch), ticks.recount(batch))
+
+
+def reading(servers: Servers, topic: Topic, task: str, **more: Any) -> Measured:
+    """A process that reads all of ``topic``; what the micro-batcher stored is compared with the recount."""
+    servers.rest(topic.records)
+    given = {"topic": topic.name, "records": topic.records, "events": topic.events, "bars": len(topic.bars)}
+    done = measure(f"reading:{task}", **given, **servers.given, **more)
+    if task == "micro_batcher":
+        ticks.check(servers.bars(), topic.bars, topic.name)
+    return done
+
+
+def from_redis(servers: Servers, size: Size, console: Console) -> Report:
+    """Redis to bars to PostgreSQL, beside loops that only read."""
+    report = Report("redis", f"Redis to bars to PostgreSQL, {SYMBOLS} symbols, 2 s windows, one process")
+    json = load(servers, "json", size.singles, SYMBOLS)
+    msgpack = load(servers, "msgpack", size.singles, SYMBOLS)
+    frames = load(servers, "frame", size.framed, SYMBOLS)
+    contenders: dict[str, Contender] = {
+        "raw XREADGROUP + XACK": partial(reading, servers, json, "raw"),
+        "raw, without redis-py's dicts": partial(reading, servers, json, "bare"),
+        "micro-batcher, JSON": partial(reading, servers, json, "micro_batcher"),
+        "micro-batcher, msgpack": partial(reading, servers, msgpack, "micro_batcher"),
+        "micro-batcher, frames": partial(reading, servers, frames, "micro_batcher"),
+    }
+    report.measure(contenders, size.rounds, console)
+    raw, bare, of_json, of_msgpack, of_frames = contenders
+    report.compare("micro-batcher by raw loop, JSON", of_json, raw, 0.6)
+    report.compare("the same by CPU time of the client", of_json, raw, cpu=True)
+    report.compare("micro-batcher by raw loop without dicts, JSON", of_json, bare)
+    report.compare("micro-batcher by raw loop of JSON, msgpack", of_msgpack, raw)
+    report.compare("frames by JSON", of_frames, of_json, 5.0)
+    report.compare("the same by CPU time of the client", of_frames, of_json, cpu=True)
+    for label, topic in (("JSON", json), ("frames", frames)):
+        report.shares[label] = reading(servers, topic, "micro_batcher", profile=True).more["shares"]
+    for topic in (json, msgpack, frames):
+        servers.drop(topic.name)
+    return report
+
+
+def by_symbols(servers: Servers, size: Size, console: Console) -> Report:
+    """From one symbol to ten thousand."""
+    report = Report("symbols", "The same with more and more symbols")
+    for codec, count, label in (
+        ("json", size.spread_singles, "JSON"),
+        ("frame", size.spread_framed, "frames"),
+    ):
+        topics = {f"{label}, {n:,} symbols": load(servers, codec, count, n) for n in size.spread}  # type: ignore[arg-type]
+        contenders: dict[str, Contender] = {
+            name: partial(reading, servers, topic, "micro_batcher") for name, topic in topics.items()
+        }
+        report.measure(contenders, size.less_rounds, console)
+        report.evenness(f"slowest by fastest, {label}", list(contenders), 0.75)
+        report.evenness("the same by CPU time of the client", list(contenders), None, cpu=True)
+        for topic in topics.values():
+            servers.drop(topic.name)
+    return report
+
+
+def from_file(servers: Servers, size: Size, console: Console) -> Report:
+    """CSV file to bars to PostgreSQL."""
+    report = Report("file", f"CSV file of {size.rows:,} ticks to bars to PostgreSQL, without a bus")
+    batch = ticks.ticks(size.rows, SYMBOLS)
+    bars = ticks.recount(batch)
+    path = Path(servers.folder) / "ticks.csv"
+    ticks.write_csv(batch, path)
+
+    def run(task: str) -> Measured:
+        servers.rest()
+        done = measure(f"files:{task}", path=str(path), events=len(batch), bars=len(bars), **servers.given)
+        if task != "raw":
+            ticks.check(servers.bars(), bars, task)
+        return done
+
+    contenders: dict[str, Contender] = {
+        "pandas.read_csv, nothing else": partial(run, "raw"),
+        "memory bus, as `stream run`": partial(run, "over_memory_bus"),
+        "provider, windows, store": partial(run, "windows_alone"),
+    }
+    report.measure(contenders, size.less_rounds, console)
+    raw, bus, alone = contenders
+    report.compare("over the memory bus by read_csv", bus, raw)
+    report.compare("provider, windows, store by read_csv", alone, raw)
+    return report
+
+
+def into_store(servers: Servers, size: Size, console: Console) -> Report:
+    """Rows into the table of bars."""
+    report = Report("store", "Bars into PostgreSQL, 10,000 rows a transaction", unit="rows")
+
+    def run(task: str, kind: str = "") -> Measured:
+        servers.rest()
+        return measure(f"storing:{task}", flushes=size.flushes, kind=kind, **servers.given)
+
+    contenders: dict[str, Contender] = {
+        "raw binary COPY, encoded before": partial(run, "raw_copy"),
+        "commit, new bars": partial(run, "commits", "new"),
+        "commit, unchanged bars": partial(run, "commits", "unchanged"),
+        "commit, bars replaced": partial(run, "commits", "replaced"),
+        "commit, bars amended by a late event": partial(run, "commits", "late"),
+    }
+    report.measure(contenders, size.less_rounds, console)
+    raw, *others = contenders
+    for label in others:
+        report.compare(f"{label} by COPY", label, raw, 0.3 if label == "commit, new bars" else None)
+    return report
+
+
+SUITES: Final[dict[str, Callable[[Servers, Size, Console], Report]]] = {
+    "redis": from_redis,
+    "symbols": by_symbols,
+    "file": from_file,
+    "store": into_store,
+}
