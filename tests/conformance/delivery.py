@@ -13,7 +13,7 @@ from market_data_core.errors import BusError
 from market_data_core.partitioner import partition_of
 from market_data_pipeline.streaming.bus import Record
 from tests.conformance.harness import Harness
-from tests.conformance.members import Member, owning, until
+from tests.conformance.members import Member, owning, rounds, until
 
 
 def texts(values: range) -> list[bytes]:
@@ -218,6 +218,20 @@ class DeliverySuite:
         member.consumer.resume(0)
         assert await drained(member, 40) == texts(range(40))
         assert member.owned == {0, 1}
+
+    async def test_seek_of_a_paused_partition_forgets_what_was_read_ahead(self, harness: Harness) -> None:
+        topic = await harness.topic()
+        await harness.publish(topic, range(100))
+        member = await harness.member(topic, max_records=10)
+        await until([member], lambda: len(member.values()) >= 10)
+        member.consumer.pause(0)
+        # A read may have been under way; its records wait for the end of the pause.
+        await rounds([member], 5)
+        member.got.clear()
+        await member.seek(0, None)
+        assert (await member.step()).deliveries == []
+        member.consumer.resume(0)
+        assert await drained(member, 100) == texts(range(100))
 
     async def test_caught_up_and_idle_tell_what_was_read_and_when(self, harness: Harness) -> None:
         topic = await harness.topic(partitions=2)

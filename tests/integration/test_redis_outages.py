@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Literal
 
 import pytest
+from redis.asyncio import Redis
 
 from market_data_core.errors import BusError, BusUnavailable
 from market_data_pipeline.streaming import redis_wire
 from market_data_pipeline.streaming.bus import Record
 from market_data_pipeline.streaming.redis_bus import RedisBus
+from market_data_pipeline.streaming.redis_consumer import RedisConsumer
+from market_data_pipeline.streaming.redis_topics import lease_key
 from tests.conformance.members import PATIENCE, GroupRecord, Link, Member, until
 from tests.servers import free_port
 from tests.servers.redis import VERSIONS, RedisServer, running
@@ -129,6 +133,32 @@ async def test_a_silent_server_is_given_up_in_time_and_used_again(
     await until([one], lambda: one.owned == {0})
     await link.bus.publish(topic, records(range(1, 4)))
     await until([one], lambda: one.values()[-3:] == texts(range(1, 4)))
+    await one.close()
+
+
+async def test_what_was_read_before_the_lease_ended_is_not_delivered_after_it(
+    server: RedisServer, link: Wired, topic: str
+) -> None:
+    one = member(link, topic, lease_ms=800)
+    await until([one], lambda: 0 in one.idle)
+    assert isinstance(one.consumer, RedisConsumer)
+    while one.consumer._round is None:
+        await one.step()
+    reading = one.consumer._round.task
+    async with RedisBus(server.uri) as other:
+        await other.publish(topic, records(range(5)))
+        await asyncio.wait({reading})
+        # Its records are here. While they are checked against the stream, the wire falls silent.
+        link.wire.silence()
+        step = asyncio.create_task(one.step(timeout=3))
+        lease = lease_key(topic, "g")
+        async with Redis(port=server.port, password=PASSWORD, protocol=2) as client:
+            while await client.exists(lease):
+                continue
+        link.heal()
+        poll = await step
+    assert (poll.deliveries, poll.lost) == ([], [0])
+    await until([one], lambda: one.values() == texts(range(5)))
     await one.close()
 
 
