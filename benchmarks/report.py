@@ -48,13 +48,11 @@ class Report:
 
     def measure(self, contenders: dict[str, Contender], rounds: int, console: Console) -> None:
         """All contenders in turn, ``rounds`` times, so that what else the machine does meets all alike."""
-        for number in range(rounds):
-            for label, contender in contenders.items():
-                console.print(
-                    f"[dim]{self.name} {number + 1}/{rounds}: {label}[/]", end="\r", highlight=False
-                )
-                self.runs.setdefault(label, []).append(contender())
-                console.print(" " * 78, end="\r")
+        with console.status("") as status:
+            for number in range(rounds):
+                for label, contender in contenders.items():
+                    status.update(f"{self.name}, round {number + 1} of {rounds}: {label}")
+                    self.runs.setdefault(label, []).append(contender())
 
     def compare(
         self, label: str, one: str, other: str, goal: float | None = None, *, cpu: bool = False

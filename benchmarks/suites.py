@@ -26,8 +26,8 @@ SPREAD: Final = (1, 10, 100, 1000, 10_000)
 @dataclass(frozen=True, slots=True)
 class Size:
     """``singles``: events of a topic of single events; ``framed``: of one of frames; ``rows``: of a file;
-    ``spread_singles``, ``spread_framed``: of each topic of the sweep over ``spread`` numbers of symbols; ``flushes``: of
-    10,000 rows into the store."""
+    ``spread_singles``, ``spread_framed``: of each topic of the sweep over ``spread`` numbers of symbols;
+    ``flushes``: of 10,000 rows into the store."""
 
     singles: int
     framed: int
