@@ -165,7 +165,8 @@ class Delivery:
             self._queue.popleft()
         self._queue.extendleft(reversed(left))
         self._bytes -= sum(p.size for p in batch) - sum(p.size for p in left)
-        self._room.set()
+        if len(left) < len(batch):
+            self._room.set()
         return failure
 
     async def _publish(self, parcels: Sequence[Parcel]) -> tuple[list[Parcel], BusUnavailable | None]:

@@ -145,8 +145,8 @@ class ProducerRunner:
             each.start()
         try:
             try:
-                await self._take_all(framer, delivery, letters)
-                if self._options.end_lanes and not self._release.halted.is_set():
+                whole = await self._take_all(framer, delivery, letters)
+                if self._options.end_lanes and whole and not self._release.halted.is_set():
                     await self._hand_over(_ends(framer), delivery)
             except Exception:
                 self._release.hurry.set()  # what was taken before is published, if the bus takes it
@@ -169,7 +169,8 @@ class ProducerRunner:
         topic = self._topic + DEAD_LETTERS
         return Delivery(self._bus, topic, await self._bus.ensure_topic(topic, 1), Untold(), sleep=self._sleep)
 
-    async def _take_all(self, framer: Framer, delivery: Delivery, letters: Delivery | None) -> None:
+    async def _take_all(self, framer: Framer, delivery: Delivery, letters: Delivery | None) -> bool:
+        """Gives everything to the delivery; False when a stop cut that short."""
         options = self._options
         intake = Intake(
             self._provider,
@@ -194,10 +195,11 @@ class ProducerRunner:
                             self.counts.taken += len(rows)
                             self.counts.newest = max(self.counts.newest, int(rows.src_ts.max()))
                             if not await self._hand_over(framer.parcels(self._stamped(rows)), delivery):
-                                return
+                                return False
                             await asyncio.sleep(0)  # the delivery's turn
                     if self._release.over or self.counts.taken == options.limit:
-                        return
+                        break
+            return True
         finally:
             await intake.close()
 

@@ -311,6 +311,35 @@ async def test_a_second_stop_ends_a_replay_at_once() -> None:
     assert got.ends == [], "a cut window is left to the clock"
 
 
+async def test_a_replay_that_cannot_finish_its_window_does_not_end_its_lanes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Though the bus comes back just then: an end would make a bar of the cut window."""
+    monkeypatch.setattr(runner_module, "GRACE_S", 0.05)
+    monkeypatch.setattr(runner_module, "FRAMED_SLICE", 10)
+    bus = new_bus()
+    r = runner(
+        bus,
+        Listed([batch(*(event(i) for i in range(10_000)))]),
+        lane=replay_lane("r", force=False),
+        end_lanes=True,
+        finish_ns=3600 * S,
+        memory_bytes=2000,
+    )
+    task = asyncio.create_task(r.run())
+    await until(lambda: r.counts.published > 50)
+    bus.cut()
+    await until(lambda: r.counts.retries > 2)
+    r.stop()
+    await until(lambda: r.counts.unpublished)
+    bus.heal()
+    counts = await task
+    got = EventDecoder().decode([x.value for x in (await records(bus))[0]])
+    assert got.ends == []
+    assert counts.unpublished > 0
+    assert len(got.batch) == counts.published < 3600
+
+
 async def test_a_stop_publishes_what_was_taken() -> None:
     bus, time = new_bus(), Time()
     r = runner(bus, SyntheticProvider(SyntheticSpec(("A",), 100.0, 0, 1)), time, pace=EventTimePace(1.0))
