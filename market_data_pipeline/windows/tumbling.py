@@ -24,6 +24,9 @@ NEVER: Final = -(2**63)
 """The watermark before the first event."""
 FOREVER: Final = 2**63 - 1
 """The watermark of a lane that has ended."""
+SILENCE_NS: Final = 600 * 10**9
+"""How long a lane may be silent before the clock ages its ids. Most silences are a producer's that cannot reach the
+bus: what it sends afterwards is as old as the silence is long, and part of it may be copies of what came before."""
 _RAW_ROWS: Final = 65_536
 _COMPACT_ROWS: Final = 65_536
 _NO_SERIES: Final = ()
@@ -143,7 +146,8 @@ class TumblingWindows:
         self._whole: list[BarBatch] = []
         self._late: list[EventBatch] = []
         self._expired: list[EventBatch] = []
-        self._clock_time = NEVER
+        # What ages ids is the time of events; unlike the watermark, it does not move with every silence.
+        self._age = watermark
         self._progress: tuple[I64, I64] | None = None
 
     def forgotten(self, batch: EventBatch, handled_rows: int) -> int:
@@ -213,7 +217,7 @@ class TumblingWindows:
             self._first_offsets.append((offset, last_end))
         counts.accepted += accepted
         self.counts.add(counts)
-        self._seen.advance(self.watermark)
+        self._seen.advance(self._age)
 
     def _advance_by(
         self, batch: EventBatch, ends: I64, fresh: NDArray[np.bool_]
@@ -225,7 +229,8 @@ class TumblingWindows:
         before = np.concatenate(([self.watermark], progress[:-1]))
         late = fresh & (ends <= before)
         self.watermark = int(progress[-1])
-        top = int(highest[-1])
+        top, age = int(highest[-1]), self._age
+        self._age = max(age, top - self.settings.allow_late_ns)
         self.max_ts = top if self.max_ts is None else max(self.max_ts, top)
         self._progress = (progress, batch.ingest_ts)
         if not late.any():
@@ -235,7 +240,8 @@ class TumblingWindows:
             return late, None
         # An id is remembered until time has moved by the horizon since it was added, which was not before its own
         # time less the lateness.
-        oldest = np.maximum(before, self._clock_time) - (horizon - self.settings.allow_late_ns)
+        ages = np.concatenate(([age], np.maximum(highest[:-1] - self.settings.allow_late_ns, age)))
+        oldest = ages - (horizon - self.settings.allow_late_ns)
         expired = late & (batch.src_ts <= oldest)
         return late, expired if expired.any() else None
 
@@ -245,8 +251,9 @@ class TumblingWindows:
         The watermark moves no further than the end of the last open window, so that when events come again those
         after it are not late.
         """
-        self._seen.advance(event_time)
-        self._clock_time = max(self._clock_time, event_time)
+        if event_time - SILENCE_NS > self._age:
+            self._age = event_time - SILENCE_NS
+            self._seen.advance(self._age)
         if self.has_open:
             self.watermark = max(self.watermark, min(event_time, self._last_end))
 
@@ -257,7 +264,7 @@ class TumblingWindows:
 
     def end(self) -> None:
         """The lane has ended: close every window; whatever still comes is late."""
-        self.watermark = FOREVER
+        self.watermark = self._age = FOREVER
 
     @property
     def has_open(self) -> bool:
