@@ -70,6 +70,11 @@ class PartitionLogic(Protocol):
         ...
 
     @property
+    def committed(self) -> Offset | None:
+        """Up to where the owner before had committed everything (None: nothing)."""
+        ...
+
+    @property
     def backlog(self) -> int:
         """Rows that wait for a flush: the bound on them is the consumer's."""
         ...
@@ -250,6 +255,12 @@ class ExactlyOnceConsumer:
             if wanted():
                 start = owned.logic.start
                 await self._retry("bus", lambda: consumer.seek(partition, start), as_long_as=wanted)
+            through = owned.logic.committed
+            if wanted() and through is not None:
+                # The owner before may have died before it could say so here, and it may be that nothing more comes.
+                await self._retry(
+                    "bus", lambda: consumer.ack(partition, through, keep_from=start), as_long_as=wanted
+                )
             if wanted():
                 self._owned[partition] = owned
                 self._observer.assigned(partition, claim.epoch)

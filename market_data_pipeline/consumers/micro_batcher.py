@@ -101,8 +101,10 @@ class PartitionBars:
         self._told = Counts()
         self._committed_at = clock.monotonic()
         holds: list[Offset] = []
+        opens: list[Offset] = []
         for name, position in claim.positions.items():
             self._handled[name] = parse_offset(position.read_offset)
+            opens.extend(parse_offset(t) for t in (position.restart_offset,) if t)
             holds.extend(parse_offset(t) for t in (position.restart_offset, position.dedupe_offset) if t)
             if name != PARTITION_LANE:
                 lane = self._lanes[name] = self._new_lane(name, position.watermark)
@@ -113,6 +115,7 @@ class PartitionBars:
         self._read = self._taken = read
         # An owner before that held nothing has read everything: go on behind it.
         self.start: Offset | None = min(holds) if holds else None if read is None else read + 1
+        self.committed: Offset | None = min(opens) - 1 if opens else read
         if holds:
             self._read = self.start - 1 if self.start is not None else None
 

@@ -10,6 +10,7 @@ import pytest
 
 from market_data_core.codecs import decode_bars
 from market_data_core.events import Bar
+from market_data_core.protocols import Flush
 from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.streaming.bus import Bus
 from market_data_pipeline.streaming.drivers import open_bus
@@ -25,6 +26,7 @@ from tests.integration.pipeline import (
     tick,
     until,
 )
+from tests.integration.sink import MemorySink
 from tests.oracle import Key, recount
 from tests.servers.redis import RedisServer
 from tests.servers.redis import running as redis_running
@@ -120,3 +122,23 @@ async def test_nothing_is_left_pending_after_a_recovery(bus: Bus, store: StoreCl
     await drain(bus, store)
     (topic,) = await bus.status([TOPIC])
     assert [(p.lag, p.pending) for g in topic.groups for p in g.partitions] == [(0, 0), (0, 0)]
+
+
+async def test_what_was_committed_and_never_acknowledged_does_not_stay_pending(bus: Bus) -> None:
+    """The owner dies between its last commit and the acknowledgement, and nothing ever comes again."""
+
+    def die(flush: Flush) -> None:
+        if flush.lanes:
+            raise RuntimeError("killed")
+
+    await publish(bus, [tick("A", i, 1.0, 1, i) for i in range(100)])
+    sink = MemorySink(after=die)
+    with pytest.raises(RuntimeError, match="killed"):
+        await drain(bus, sink)
+    (topic,) = await bus.status([TOPIC])
+    assert sum(p.pending for g in topic.groups for p in g.partitions) == 100
+    sink.after = lambda flush: None
+    await drain(bus, sink)
+    (topic,) = await bus.status([TOPIC])
+    assert [(p.lag, p.pending) for g in topic.groups for p in g.partitions] == [(0, 0), (0, 0)]
+    assert [b.n_events for b in sink.bars()] == [100]

@@ -109,6 +109,7 @@ class OneFlush:
     """A logic that has one thing to commit."""
 
     start: Offset | None = None
+    committed: Offset | None = None
     backlog = 0
 
     def __init__(self) -> None:
