@@ -1,0 +1,48 @@
+"""docs/files.md: one line for every file, from the files' own first sentences."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+FOLDERS: Final = {
+    "market_data_core": "Contracts: what data looks like, how it is written, how it is added up. No I/O; imports nothing of ours.",
+    "market_data_store": "The only package that knows SQL, tables and migrations. Imports core.",
+    "market_data_pipeline": "Everything that moves. Imports core, and reaches the database through `StoreClient` alone.",
+    "migrations": "The database's history, applied by `mdp store upgrade`.",
+}
+_INTRODUCTION: Final = """\
+<!-- Written by `make docs` from the first sentence of each file. Change it there. -->
+# Files
+
+Which file a tick passes when is told in [architecture.md](architecture.md).
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [_INTRODUCTION]
+    for name, about in FOLDERS.items():
+        parts.append(f"## {name}\n\n{about}\n")
+        lines = ["| file | |", "|---|---|"]
+        for path in sorted((ROOT / name).rglob("*.py"), key=_place):
+            if said := _first_sentence(path):
+                lines.append(f"| [{path.relative_to(ROOT / name)}](../{path.relative_to(ROOT)}) | {said} |")
+        parts.append("\n".join(lines) + "\n")
+    return "\n".join(parts)
+
+
+def _place(path: Path) -> tuple[Path, bool, str]:
+    """Folder by folder, each one's own file first."""
+    return path.parent, path.name != "__init__.py", path.name
+
+
+def _first_sentence(path: Path) -> str:
+    """Of the module's docstring; empty for a package that only makes a folder one."""
+    docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    text = " ".join(docstring.split("\n\n")[0].split())
+    sentence = re.split(r"(?<=\.) ", text, maxsplit=1)[0].rstrip(".:")
+    return sentence.replace("``", "`").replace("|", "\\|")
