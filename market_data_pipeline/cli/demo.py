@@ -18,8 +18,8 @@ def demo(
         str, typer.Option("--duration", metavar="DURATION", help="How long to produce, such as 30s.")
     ] = "30s",
     rate: Annotated[
-        float, typer.Option("--rate", metavar="N", help="Events of one symbol a second.")
-    ] = 200.0,
+        float, typer.Option("--rate", metavar="N", help="Events a second, over all symbols.")
+    ] = 600.0,
 ) -> None:
     """Watch the whole pipeline on the embedded Redis and PostgreSQL, then a checked summary.
 
@@ -31,18 +31,18 @@ def demo(
     """
     from market_data_core.config_files import Given
     from market_data_core.events import format_interval
-    from market_data_pipeline.cli.run import pipeline_with_summary
+    from market_data_pipeline.cli.run import each, pipeline_with_summary
 
-    settings = context.settings(
-        ctx,
+    given = (
         Given("mdp demo", "bus.type", "redis"),
         Given("mdp demo", "bus.redis.uri", ""),
         Given("mdp demo", "store.url", ""),
         Given("mdp demo", "producers.synthetic.enabled", True),
-        Given("--rate", "producers.synthetic.tick_rate", rate),
         # Nobody scrapes a demo, and the port may be in use by the real thing.
         Given("mdp demo", "telemetry.metrics_port", 0),
     )
+    symbols = len(context.settings(ctx, *given).producers.synthetic.symbols)
+    settings = context.settings(ctx, *given, each(rate, symbols))
     context.run(pipeline_with_summary(ctx, settings, context.seconds("--duration", duration)))
     if not context.options(ctx).json:
         symbol = settings.producers.synthetic.symbols[0]

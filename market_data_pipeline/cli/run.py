@@ -10,6 +10,7 @@ from market_data_pipeline.cli import context
 
 if TYPE_CHECKING:
     from market_data_core.config import Settings
+    from market_data_core.config_files import Given
     from market_data_pipeline.audit import Audit, Verdict
     from market_data_pipeline.consumers.stats import RunStats
     from market_data_store.client import StoreClient
@@ -26,7 +27,7 @@ def run(
         str | None, typer.Option("--window", metavar="DURATION", help="Length of a window, such as 2s or 1m.")
     ] = None,
     rate: Annotated[
-        float | None, typer.Option("--rate", metavar="N", help="Events of one symbol a second.")
+        float | None, typer.Option("--rate", metavar="N", help="Events a second, over all symbols.")
     ] = None,
     symbols: Annotated[
         str | None, typer.Option("--symbols", metavar="A,B", help="Symbols, separated by commas.")
@@ -40,13 +41,28 @@ def run(
     """
     from market_data_core.config_files import Given
 
-    settings = context.settings(
-        ctx,
+    given = (
         Given("--window", "micro_batch.window_ms", window),
-        Given("--rate", "producers.synthetic.tick_rate", rate),
         Given("--symbols", "producers.synthetic.symbols", None if symbols is None else symbols.split(",")),
     )
+    settings = context.settings(ctx, *given)
+    if rate is not None:
+        settings = context.settings(ctx, *given, each(rate, len(settings.producers.synthetic.symbols)))
     context.run(pipeline_with_summary(ctx, settings, context.seconds("--duration", duration)))
+
+
+def each(rate: float, symbols: int) -> Given:
+    """``--rate``, events a second over all symbols, as the configuration has it: of one symbol.
+
+    Raises:
+        UsageError: it is negative.
+    """
+    from market_data_core.config_files import Given
+    from market_data_core.errors import UsageError
+
+    if not rate >= 0:
+        raise UsageError(f"--rate: must be 0 (as fast as possible) or more, not {rate:g}")
+    return Given("--rate", "producers.synthetic.tick_rate", rate / symbols)
 
 
 async def pipeline_with_summary(ctx: typer.Context, settings: Settings, duration: float | None) -> bool:
