@@ -16,7 +16,7 @@ from market_data_core.codecs import EventDecoder, encode_frame
 from market_data_core.events import Bar, StreamEvent
 from market_data_core.ohlcv import merge_bars
 from market_data_pipeline.windows import tumbling
-from market_data_pipeline.windows.tumbling import FOREVER, NEVER, TumblingWindows, WindowSettings
+from market_data_pipeline.windows.tumbling import FOREVER, NEVER, SILENCE_NS, TumblingWindows, WindowSettings
 from tests import oracle
 from tests.unit.strategies import BASE, SECOND, SEEDS, arrivals, pieces
 
@@ -373,6 +373,18 @@ def test_beyond_the_horizon_an_event_cannot_be_told_from_a_copy(how: str, amend:
     else:
         assert (late, expired) == ([3], [2])
     assert lane.counts.late + lane.counts.expired + lane.counts.accepted == 4 - in_window
+
+
+@pytest.mark.parametrize("silence", [SILENCE_NS, SILENCE_NS + 60 * SECOND])
+def test_a_short_silence_does_not_age_ids_and_a_long_one_does(silence: int) -> None:
+    """A producer that could not reach the bus for a while sends what is as old as the silence is long."""
+    lane = TumblingWindows(settings_of(dedupe_horizon_ns=20 * SECOND))
+    lane.add(EventBatch.from_events([tick(START, 0)]), 0)
+    lane.advance(START + silence)
+    lane.close(0)
+    lane.add(EventBatch.from_events([tick(START, 0), tick(START + 1, 1)]), 1)
+    assert lane.counts.duplicate == 1
+    assert (lane.counts.late, lane.counts.expired) == ((1, 0) if silence == SILENCE_NS else (0, 1))
 
 
 def test_an_empty_batch_changes_nothing() -> None:
