@@ -22,7 +22,11 @@ def show(
     ctx: typer.Context,
     changed: Annotated[bool, typer.Option("--changed", help="Only what is not a default.")] = False,
 ) -> None:
-    """Every key with its value and where the value comes from; passwords are hidden."""
+    """Every key with its value and where the value comes from; passwords are hidden.
+
+    \b
+    mdp config show --changed
+    """
     loaded = context.settings(ctx)
     rows = [(path, value, loaded.source(path)) for path, value in _values(loaded)]
     if changed:
@@ -41,7 +45,11 @@ def validate(
     ctx: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="Instead of --config.", metavar="FILE")] = None,
 ) -> None:
-    """Read the configuration as every command would, and name everything that is wrong with it."""
+    """Read the configuration as every command would, and name everything that is wrong with it.
+
+    \b
+    mdp config validate configs/production.yaml
+    """
     settings, problems = check(file or context.options(ctx).config)
     as_json = context.options(ctx).json
     if settings is None:
