@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -234,9 +235,14 @@ def canonical_series(provider: str, symbol: str, kind: str, interval: str) -> Se
     if kind not in KINDS:
         raise PoisonRecord(f"kind {kind[:32]!r} is none of {', '.join(KINDS)}")
     try:
-        return Series(provider, symbol, kind, format_interval(parse_interval(interval[:32])))
+        return Series(provider, symbol, kind, _canonical_interval(interval[:32]))
     except ValueError as error:
         raise PoisonRecord(f"interval {error}") from None
+
+
+@lru_cache(maxsize=256)
+def _canonical_interval(text: str) -> str:
+    return format_interval(parse_interval(text))
 
 
 def check_lane(lane: str) -> None:

@@ -6,8 +6,10 @@ any transaction with ``ON CONFLICT``, and measures half of a raw COPY, which che
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, LiteralString
 
 import numpy as np
@@ -52,10 +54,16 @@ class BarQuery:
 
 def key_order(bars: BarBatch) -> BarBatch:
     """Rows in an order that is the same for everybody who writes, so that no two writers wait for each other."""
-    ranking = sorted(range(len(bars.series)), key=lambda i: _key(bars.series[i]))
+    return bars.take(np.lexsort((bars.ts, _rank(bars.series)[bars.code])))
+
+
+@lru_cache(maxsize=8)
+def _rank(series: tuple[BarSeries, ...]) -> NDArray[np.int32]:
+    """The place of each series in the order of the table's key."""
+    ranking = sorted(range(len(series)), key=lambda i: _key(series[i]))
     rank = np.empty(len(ranking), np.int32)
     rank[ranking] = np.arange(len(ranking), dtype=np.int32)
-    return bars.take(np.lexsort((bars.ts, rank[bars.code])))
+    return rank
 
 
 async def upsert(
@@ -151,8 +159,15 @@ def _key(series: BarSeries) -> tuple[str, str, str]:
 
 def _keys(bars: BarBatch) -> list[Any]:
     """The key columns of ``bars``."""
-    provider, symbol, interval = zip(*bars.series, strict=True) if bars.series else ((), (), ())
-    return [*(Names(t, bars.code) for t in (provider, symbol, interval)), timestamps(bars.ts)]
+    columns = zip(*bars.series, strict=True) if bars.series else ((), (), ())
+    return [*(_names(table, bars.code) for table in columns), timestamps(bars.ts)]
+
+
+def _names(table: Sequence[str], code: NDArray[np.int32]) -> Names:
+    """A column of names; one name in all rows, as provider and interval often are, is one long run."""
+    if table.count(table[0] if table else "") == len(table):
+        return Names(table[:1], np.zeros_like(code))
+    return Names(table, code)
 
 
 def _distinct(bars: BarBatch) -> list[BarBatch]:

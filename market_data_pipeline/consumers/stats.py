@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from market_data_core.batch import BarBatch, extends
 from market_data_core.events import Bar
 from market_data_core.protocols import Committed
 from market_data_pipeline.consumers.exactly_once import Observer, Plan
@@ -25,9 +26,10 @@ class RunStats:
         self.dead_lettered = self.fenced_writes = self.flushes = self.retries = 0
         self.partitions: set[int] = set()
         self.watermarks: dict[tuple[int, str], int] = {}
-        self.last_bars: dict[tuple[str, str, str], Bar] = {}
         self.last_error = ""
         self._delays: deque[float] = deque(maxlen=_DELAYS_KEPT)
+        self._newest = BarBatch.empty()
+        self._last_bars: dict[tuple[str, str, str], Bar] | None = {}
 
     @property
     def events(self) -> int:
@@ -64,17 +66,24 @@ class RunStats:
         self._remember(committed)
 
     def _remember(self, committed: Committed) -> None:
-        """The newest bar of each series, without an object for every bar."""
-        bars = committed.bars
-        if len(bars) == 0:
+        """The newest bar of each series, as columns: with many symbols, most are replaced before anybody looks."""
+        if len(committed.bars) == 0:
             return
-        order = np.lexsort((bars.ts, bars.code))
-        last = order[np.append(bars.code[order][1:] != bars.code[order][:-1], True)]
-        for bar in bars.take(last).bars():
-            key = (bar.provider, bar.symbol, bar.interval)
-            old = self.last_bars.get(key)
-            if old is None or (old.ts, old.revision) <= (bar.ts, bar.revision):
-                self.last_bars[key] = bar
+        old, new = self._newest, committed.bars
+        if extends(new.series, old.series):
+            old = old.with_series(new.series)
+        bars = BarBatch.concat([old, new])
+        order = np.lexsort((bars.revision, bars.ts, bars.code))
+        code = bars.code[order]
+        self._newest = bars.take(order[np.append(code[1:] != code[:-1], True)])
+        self._last_bars = None
+
+    @property
+    def last_bars(self) -> dict[tuple[str, str, str], Bar]:
+        """The newest bar of each (provider, symbol, interval)."""
+        if self._last_bars is None:
+            self._last_bars = {(b.provider, b.symbol, b.interval): b for b in self._newest.bars()}
+        return self._last_bars
 
     def delay_ms(self) -> dict[str, float | None]:
         """p50, p95 and p99 of the newest delays; None before the first bar."""
