@@ -75,6 +75,8 @@ MAX_NAME: Final = 128
 MAX_LANE: Final = 400
 MAX_SERIES: Final = 200_000
 _TABLES: Final = 64
+_MAPS: Final = frozenset(bytes([first]) for first in (*range(0x80, 0x90), 0xDE, 0xDF))
+"""How a msgpack map begins."""
 _Seq = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -272,11 +274,13 @@ class EventDecoder:
         """Columns of all events in ``values``, in record order; what is no event is in ``poison``."""
         if len(self._table) > MAX_SERIES:
             self._forget()
-        if values and values[0][:1] == b"{":
+        first = values[0][:1] if values else b""
+        one = _json_one if first == b"{" else _msgpack_one if first in _MAPS else None
+        if one is not None:
             try:
                 for lane in {lane for lane in lanes or () if lane is not None}:
                     check_lane(lane)
-                return Decoded(self._rows(list(map(_json_one, values))), None, lanes)
+                return Decoded(self._rows(list(map(one, values))), None, lanes)
             except (*_DECODE_ERRORS, PoisonRecord):
                 pass
         return self._mixed(values, lanes)
@@ -477,10 +481,9 @@ def _check_canonical_id(wire: _Wire) -> None:
 
 
 def _single(value: bytes) -> _Wire:
-    first = value[0] if value else -1
-    if 0x80 <= first <= 0x8F or first in (0xDE, 0xDF):
+    if value[:1] in _MAPS:
         return _msgpack_one(value)
-    if first < 0:
+    if not value:
         raise PoisonRecord("the record is empty")
     if value.lstrip()[:1] != b"{":
         raise PoisonRecord("neither a JSON object, nor a msgpack map, nor a frame")
