@@ -195,3 +195,21 @@ def test_there_are_enough_of_them() -> None:
     assert len(MISTAKES) >= 40
     assert len(REAL) >= 12
     assert len({mistake.what for mistake in MISTAKES}) == len(MISTAKES)
+
+
+def test_positions_of_another_bus_are_refused(
+    invoke: Invoke, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MDP_HOME", str(services.home))
+    topic, group = ("--topic", "other.bus"), ("--group", "other-bus")
+    made = invoke("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "3", *topic)
+    assert made.code == 0
+    assert invoke("stream", "micro-batch", "--until-idle", "100ms", *topic, *group).code == 0
+    monkeypatch.setenv("MDP_BUS__TYPE", "memory")
+    ended = invoke("stream", "micro-batch", "--until-idle", "100ms", *topic, *group)
+    assert (ended.code, ended.out) == (2, "")
+    expected = (
+        r"mdp: the positions of group other-bus on other\.bus are not of this bus \('.*' is not an offset of the "
+        r"memory bus, such as 17\): choose another bus\.redis\.consumer_group, or --group\n"
+    )
+    assert re.fullmatch(expected, ended.err)
