@@ -152,7 +152,11 @@ class RedisBus(Bus):
         if not about.get("aof_enabled"):
             durability = "no append-only file: what was written last is lost when the server dies"
         else:
-            durability = f"append-only file, fsync {await self._fsync()}"
+            policy = await self._fsync()
+            durability = f"append-only file, fsync {policy}"
+            if policy != "always":
+                # Also by a kill -9: while a sync runs, Redis puts off writing the file at all.
+                durability += ": what was written last can be lost when the server dies"
         return {"server": f"Redis {version}", "where": self._server.where, "durability": durability}
 
     async def close(self) -> None:

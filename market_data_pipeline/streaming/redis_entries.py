@@ -71,7 +71,8 @@ def columns(entries: Sequence[Entry]) -> tuple[list[bytes], list[bytes], list[st
     ids = [entry[0] for entry in entries]
     fields = [entry[1] for entry in entries]
     try:
-        plain = {len(f) for f in fields} == {4} and {(f[0], f[2]) for f in fields} == {(b"v", b"k")}
+        plain = set(map(len, fields)) == {4}
+        plain = plain and {f[0] for f in fields} == {b"v"} and {f[2] for f in fields} == {b"k"}
     except TypeError:  # a tombstone: an entry deleted while it was pending has no fields
         plain = False
     if plain:

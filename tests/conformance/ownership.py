@@ -185,7 +185,7 @@ class OwnershipSuite:
         names = iter(f"m{i}" for i in range(1000))
         cut: set[int] = set()
 
-        for _ in range(30):
+        for _ in range(22):
             what = rng.random()
             alive = [m for m in members if not m.closed]
             if what < 0.35 and len(alive) < 5:

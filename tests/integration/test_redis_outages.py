@@ -247,5 +247,5 @@ async def test_nobody_listens() -> None:
 
 async def test_the_server_tells_its_durability(link: Wired) -> None:
     facts = await link.bus.ping()
-    assert facts["durability"] == "append-only file, fsync everysec"
+    assert facts["durability"] == "append-only file, fsync always"
     assert PASSWORD not in "".join(facts.values())
