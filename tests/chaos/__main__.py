@@ -14,14 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.chaos.report import Report, table
-from tests.chaos.scenarios import FULL, SCENARIOS, SHORT, Scale, run
+from tests.chaos.scenarios import FULL, MEDLEY, SCENARIOS, SHORT, Scale, run
 from tests.chaos.servers import Servers
+
+NAMES = [*SCENARIOS, MEDLEY]
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument(
-        "scenarios", nargs="*", metavar="NAME", help=f"of {', '.join(SCENARIOS)} (default: all)"
+        "scenarios", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all but {MEDLEY})"
     )
     parser.add_argument("--short", action="store_true", help="as short as in the tests")
     parser.add_argument("--seed", type=int, default=None, help="the seed of a run to repeat")
@@ -30,8 +32,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("chaos-results"), help="folder of the JSON")
     parser.add_argument("--keep", action="store_true", help="keep logs and data of what passed, too")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.scenarios if name not in SCENARIOS]:
-        parser.error(f"there is no scenario {unknown[0]}; use some of {', '.join(SCENARIOS)}")
+    if unknown := [name for name in arguments.scenarios if name not in NAMES]:
+        parser.error(f"there is no scenario {unknown[0]}; use some of {', '.join(NAMES)}")
     return arguments
 
 

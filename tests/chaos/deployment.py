@@ -98,7 +98,11 @@ class Deployment:
         plan = self.plan
         self.folder.mkdir(parents=True, exist_ok=True)
         self._config = self.folder / "chaos.yaml"
-        self._config.write_text(_CONFIG.format(name=plan.name, partitions=PARTITIONS, lease_ms=plan.lease_ms))
+        self._config.write_text(
+            _CONFIG.format(
+                name=plan.name, partitions=PARTITIONS, lease_ms=plan.lease_ms, horizon_ms=HORIZON_MS
+            )
+        )
         async with RedisBus(self.servers.redis_url) as bus:
             for topic in (self.topic, self.bars_topic):
                 await bus.ensure_topic(topic, PARTITIONS)

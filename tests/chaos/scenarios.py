@@ -37,6 +37,7 @@ class Scale:
     stops: tuple[Moment, ...]
     crashes: tuple[PostgresDeath, ...]
     cut_s: float
+    turns: int
     changes: int
 
 
@@ -46,11 +47,20 @@ FULL: Final = Scale(
     stops=("any",) * 8 + ("before the lock",) * 8 + ("holding the lock",) * 3,
     crashes=("all", "postmaster", "backend", "all", "postmaster", "all"),
     cut_s=10.0,
+    turns=8,
     changes=30,
 )
 SHORT: Final = Scale(
-    rate=20_000, kills=5, stops=("any", "before the lock"), crashes=("all",), cut_s=2.5, changes=4
+    rate=20_000,
+    kills=5,
+    stops=("any", "before the lock"),
+    crashes=("all",),
+    cut_s=2.5,
+    turns=3,
+    changes=4,
 )
+MEDLEY: Final = "medley"
+"""All scenarios one after another on one deployment, with one recount at the end: what the tests run, shortened."""
 
 
 class Blows:
@@ -141,16 +151,21 @@ async def _stopped(blows: Blows, moment: Moment) -> Process:
             await until("somebody owns a partition", 60, lambda: bool(d.owners()))
             victim = rng.choice(d.owners())
             await victim.pause()
-            caught = moment == "any" or moment in await _moments(connection, victim.pid, port)
+            mine = d.wires[victim.name].postgres.ports if d.plan.wired else _ports(victim.pid, port)
+            caught = moment == "any" or moment in await _moments(connection, mine)
             if caught and d.watch.of(victim.pid):
                 return victim
             victim.go_on()
 
 
-async def _moments(connection: psycopg.AsyncConnection[Any], pid: int, port: int) -> set[Moment]:
-    """Where the transactions of a stopped process stand."""
+def _ports(pid: int, port: int) -> list[int]:
+    """The local ports of a process's connections to ``port``."""
     wires = psutil.Process(pid).net_connections("tcp")
-    mine = [c.laddr.port for c in wires if c.raddr and c.raddr.port == port]
+    return [c.laddr.port for c in wires if c.raddr and c.raddr.port == port]
+
+
+async def _moments(connection: psycopg.AsyncConnection[Any], mine: list[int]) -> set[Moment]:
+    """Where the transactions of a stopped process stand, whose connections come from the ports ``mine``."""
     ask = "SELECT state, query FROM pg_stat_activity WHERE client_port = ANY(%s) AND xact_start IS NOT NULL"
     found: list[tuple[str, str]] = await (await connection.execute(ask, (mine,))).fetchall()
     while any(state == "active" for state, _ in found):
@@ -192,16 +207,16 @@ async def crashes(blows: Blows) -> None:
 
 
 async def cuts(blows: Blows) -> None:
-    """The wire to Redis, to PostgreSQL and to both is cut, then frozen; and one worker's alone."""
-    d, rng, seconds = blows.deployment, blows.rng, blows.scale.cut_s
-    everybody = list(d.wires.values())
+    """The wire to Redis, to PostgreSQL and to both is cut, then frozen; that of one worker alone; the producer's."""
+    d, rng = blows.deployment, blows.rng
+    everybody = [d.wires[p.name] for p in (*d.workers, d.producer) if p is not None]
     turns: list[tuple[str, str, list[Wires]]] = [
         (how, what, everybody) for how in ("cut", "frozen") for what in ("redis", "postgres")
     ]
     turns.append((rng.choice(("cut", "frozen")), "both", everybody))
     turns += [("frozen", what, [d.wires[rng.choice(d.workers).name]]) for what in ("redis", "postgres")]
-    await _lose_the_producer(blows)
-    for how, what, wires in turns:
+    rng.shuffle(turns)
+    for how, what, wires in turns[: blows.scale.turns - 1]:
         await blows.pause(0.5, 2.0)
         blows.note(f"{how}: {what}, {len(wires)} processes")
         blows.counts[f"{how} wires"] += 1
@@ -211,12 +226,13 @@ async def cuts(blows: Blows) -> None:
                 wire.cut(refuse=True)
             else:
                 wire.silence()
-        await d.pause(seconds)
+        await d.pause(blows.scale.cut_s)
         for wire in chosen:
             wire.mend()
         began = time.monotonic()
         await d.progress()
         blows.note(f"every partition commits again, {time.monotonic() - began:.2f} s after")
+    await _lose_the_producer(blows)
 
 
 async def _lose_the_producer(blows: Blows) -> None:
@@ -229,7 +245,7 @@ async def _lose_the_producer(blows: Blows) -> None:
     wire.trip_at(b"XADD", "reply")
     await until("an answer is lost", 30, lambda: wire.tripped > tripped)
     wire.cut(refuse=True)
-    await d.pause(2.2 * HORIZON_MS / 1000)
+    await d.pause(1.5 * HORIZON_MS / 1000)
     wire.mend()
     blows.counts["producer outages"] += 1
     await d.progress()
@@ -283,15 +299,17 @@ async def run(
         AssertionError: somebody ended who was not ended, or something was not done in time.
     """
     report = Report(name, seed)
-    plan = Plan(name, seed, scale.rate, wired=name == "cuts")
+    chosen = list(SCENARIOS) if name == MEDLEY else [name]
+    plan = Plan(name, seed, scale.rate, wired="cuts" in chosen)
     say(f"scenario {name}, seed {seed}")
     async with Deployment(servers, plan, folder) as d:
         blows = Blows(d, scale, random.Random(f"{seed}/{name}"), say)
         report.log = blows.log
-        started = [p.pid for p in d.workers]
-        await SCENARIOS[name](blows)
-        if name not in ("kills", "joins"):
-            assert [p.pid for p in d.workers] == started
+        for each in chosen:
+            started = [p.pid for p in d.workers]
+            await SCENARIOS[each](blows)
+            if each not in ("kills", "joins"):
+                assert [p.pid for p in d.workers] == started, "a worker was started again"
         report.seconds = round(await d.finish_load(), 1)
         report.drain_seconds = round(await d.drained(120), 1)
         assert d.producer is not None
@@ -306,7 +324,7 @@ async def run(
         report.retries = sum(r["retries"] for r in results)
         if produced["unpublished"] or produced["dropped"] or produced["spool_events"]:
             report.failures.append(f"the producer kept events: {produced}")
-        if name == "stops" and not report.fenced:
+        if "stops" in chosen and not report.fenced:
             report.failures.append("no write of a stopped owner was refused")
         await _recount(d, report)
     say(f"{name}: {'; '.join(report.failures) or 'right'}")

@@ -33,6 +33,11 @@ class Wire:
         self.cut()
         await self._server.wait_closed()
 
+    @property
+    def ports(self) -> list[int]:
+        """The ports from which the server sees the open connections come."""
+        return [out.get_extra_info("sockname")[1] for _, out in self._links]
+
     def cut(self, *, refuse: bool = False) -> None:
         """End every connection now; ``refuse``: and new ones at once, until :meth:`mend`."""
         self._refuse = refuse
