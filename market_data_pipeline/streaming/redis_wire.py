@@ -69,7 +69,9 @@ class RedisServer:
                 socket_timeout=TIMEOUT,
                 socket_connect_timeout=TIMEOUT,
                 socket_read_size=READ_SIZE,
-                retry=Retry(NoBackoff(), 0),
+                # Once, at once: a connection of the pool may be one of a server that has restarted since. What
+                # the pool is used for may be done twice; entries are published over a Wire, which never retries.
+                retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
                 client_name="mdp",
             )
         except ValueError as error:

@@ -38,10 +38,12 @@ class RedisHarness(Harness):
     def __init__(self, server: RedisServer) -> None:
         super().__init__()
         self.server = server
+        self.links: list[RedisLink] = []
 
     async def link(self) -> Link:
         link = RedisLink(self.server, await self._stack.enter_async_context(Wire(self.server.port)))
         await self._stack.enter_async_context(link.bus)
+        self.links.append(link)
         return link
 
     async def steal(self, topic: str, group: str, partition: int, count: int) -> int:
@@ -51,6 +53,8 @@ class RedisHarness(Harness):
         return sum(len(entries) for _, entries in found)
 
     async def restart(self) -> None:
+        for link in self.links:
+            link.cuts += 1
         self.server.kill9()
         self.server.start()
 
