@@ -230,7 +230,10 @@ class Deployment:
             worker.dismiss()
         for worker in self.workers:
             await worker.gone(30)
-        return [w.result() for w in (*self.workers, *self.past) if w.code == 0]
+        ended = [w for w in (*self.workers, *self.past) if w.code == 0]
+        for worker in ended:
+            assert worker.result()["fenced"] == worker.fenced(), f"{worker.name} counts other than it logs"
+        return [worker.result() for worker in ended]
 
     def fenced(self) -> int:
         """Writes refused to workers that had been replaced, by their logs."""

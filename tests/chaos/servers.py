@@ -13,6 +13,7 @@ import psutil
 
 from market_data_pipeline import embedded
 from market_data_store import schema
+from tests.chaos.reaper import Reaper
 from tests.chaos.waiting import until
 from tests.servers.wire import Wire
 
@@ -26,8 +27,10 @@ class Servers:
         self.home = home
         self.redis, self.postgres = embedded.redis(home), embedded.postgres(home)
         self.redis_url = self.postgres_url = ""
+        self._reaper: Reaper | None = None
 
     async def __aenter__(self) -> Self:
+        self._reaper = Reaper(self.home)
         try:
             self.redis_url = await asyncio.to_thread(self.redis.start)
             self.postgres_url = await asyncio.to_thread(self.postgres.start)
@@ -38,8 +41,10 @@ class Servers:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for service in (self.redis, self.postgres):
-            await asyncio.to_thread(service.stop)
+        assert self._reaper is not None
+        with self._reaper:
+            for service in (self.redis, self.postgres):
+                await asyncio.to_thread(service.stop)
 
     async def kill_redis(self) -> None:
         """``kill -9``; on return it is dead."""
