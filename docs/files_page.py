@@ -9,9 +9,9 @@ from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FOLDERS: Final = {
-    "market_data_core": "Contracts: what data looks like, how it is written, how it is added up. No I/O; imports nothing of ours.",
+    "market_data_core": "Contracts: what data looks like and how it is added up. No I/O; imports nothing of ours.",
     "market_data_store": "The only package that knows SQL, tables and migrations. Imports core.",
-    "market_data_pipeline": "Everything that moves. Imports core, and reaches the database through `StoreClient` alone.",
+    "market_data_pipeline": "Everything that moves. Imports core; reaches the database by `StoreClient` alone.",
     "migrations": "The database's history, applied by `mdp store upgrade`.",
 }
 _INTRODUCTION: Final = """\
@@ -27,11 +27,12 @@ def page() -> str:
     parts = [_INTRODUCTION]
     for name, about in FOLDERS.items():
         parts.append(f"## {name}\n\n{about}\n")
-        lines = ["| file | |", "|---|---|"]
-        for path in sorted((ROOT / name).rglob("*.py"), key=_place):
-            if said := _first_sentence(path):
-                lines.append(f"| [{path.relative_to(ROOT / name)}](../{path.relative_to(ROOT)}) | {said} |")
-        parts.append("\n".join(lines) + "\n")
+        lines = [
+            f"| [{path.relative_to(ROOT / name)}](../{path.relative_to(ROOT)}) | {said} |"
+            for path in sorted((ROOT / name).rglob("*.py"), key=_place)
+            if (said := _first_sentence(path))
+        ]
+        parts.append("\n".join(["| file | |", "|---|---|", *lines]) + "\n")
     return "\n".join(parts)
 
 
