@@ -441,7 +441,9 @@ class ExactlyOnceConsumer:
         """
         if p.partition in self._owned:
             return p.lag > 0
-        return (p.owner is None or p.owner not in members) and (p.lag > 0 or p.pending > 0)
+        # Ours by its lease may not have been told by a poll yet.
+        theirs = p.owner in members and p.owner != self._settings.member
+        return not theirs and (p.lag > 0 or p.pending > 0)
 
     async def _retry(
         self, what: str, call: Callable[[], Awaitable[T]], as_long_as: Callable[[], bool] = lambda: True
