@@ -266,6 +266,8 @@ class EventDecoder:
         self._codes: dict[tuple[str, str, str, str], int] = {}
         self._known: dict[tuple[str, str, str], dict[str, int]] = {}
         self._tables: dict[tuple[tuple[str, str, str, str], ...], tuple[NDArray[np.int32], str]] = {}
+        self._last_table: list[tuple[str, str, str, str]] = []
+        self._last_codes = (np.empty(0, np.int32), "")
         self._canonical: dict[Series, int] = {}
         self._table: list[Series] = []
         self._series: tuple[Series, ...] = ()
@@ -355,6 +357,9 @@ class EventDecoder:
 
         A table sent whole may hold one, as long as no row refers to it.
         """
+        # Mostly the table of the frame before, which is sooner compared than hashed.
+        if frame.series == self._last_table:
+            return self._last_codes
         key = tuple(frame.series)
         found = self._tables.get(key)
         if found is None:
@@ -374,6 +379,7 @@ class EventDecoder:
             if len(self._tables) >= _TABLES:
                 self._tables.clear()
             found = self._tables[key] = np.array(codes, np.int32), unusable
+        self._last_table, self._last_codes = frame.series, found
         return found
 
     def _good_rows(

@@ -27,7 +27,9 @@ FOREVER: Final = 2**63 - 1
 SILENCE_NS: Final = 600 * 10**9
 """How long a lane may be silent before the clock ages its ids. Most silences are a producer's that cannot reach the
 bus: what it sends afterwards is as old as the silence is long, and part of it may be copies of what came before."""
-_RAW_ROWS: Final = 65_536
+_RAW_ROWS: Final = 32_768
+_RAW_ROWS_A_BAR: Final = 16
+_MOST_RAW_ROWS: Final = 262_144
 _COMPACT_ROWS: Final = 65_536
 _NO_SERIES: Final = ()
 
@@ -332,11 +334,12 @@ class TumblingWindows:
         return min(following if first is None else first, self.restart_offset(following))
 
     def _keep(self, rows: EventBatch, code: NDArray[np.int32]) -> None:
-        """Hold events of open windows. They are added up many batches at a time: with thousands of symbols one
-        batch has hardly two events of the same bar."""
+        """Hold events of open windows. They are added up many batches at a time, the more the more symbols there
+        are: of thousands one batch has hardly two events of the same bar."""
         self._raw.append(replace(rows, series=_NO_SERIES, code=code))
         self._raw_rows += len(rows)
-        if self._raw_rows >= _RAW_ROWS:
+        enough = max(_RAW_ROWS, _RAW_ROWS_A_BAR * len(self._routes.bar_series))
+        if self._raw_rows >= min(enough, _MOST_RAW_ROWS):
             self._add_up()
             if self._open_rows > max(_COMPACT_ROWS, 2 * self._compacted_rows):
                 self._compact()

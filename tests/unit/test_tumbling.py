@@ -129,7 +129,7 @@ def test_when_events_are_added_up_does_not_show(seed: int, n: int, raw: int, com
     cut = pieces(random.Random(seed), len(made.order), 20)
     want = run(batches_of(made.order, cut))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tumbling, "_RAW_ROWS", raw)
+        patch.setattr(tumbling, "_MOST_RAW_ROWS", raw)
         patch.setattr(tumbling, "_COMPACT_ROWS", compact)
         assert run(batches_of(made.order, cut)) == want
 
@@ -295,7 +295,7 @@ def test_what_is_held_and_what_is_open() -> None:
 
 def test_ten_thousand_symbols_are_compacted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The memory for open windows is bounded by the open bars, not by the events."""
-    monkeypatch.setattr(tumbling, "_RAW_ROWS", 1000)
+    monkeypatch.setattr(tumbling, "_MOST_RAW_ROWS", 1000)
     monkeypatch.setattr(tumbling, "_COMPACT_ROWS", 1000)
     lane = TumblingWindows(settings_of())
     total = 0
