@@ -100,7 +100,7 @@ async def consume(bus: Bus, sink: BarSink, made: Arrivals, way: Way) -> list[Run
             lease_ms=1000,
             poll_seconds=0.02,
         )
-        await ExactlyOnceConsumer(bus, sink, names, logic, SystemClock(), stats).run(asyncio.Event(), 0.1)
+        await ExactlyOnceConsumer(bus, sink, names, logic, SystemClock(), stats).run(asyncio.Event(), 0.05)
         return stats
 
     stats = await asyncio.gather(*(work(i) for i in range(way.workers)))
