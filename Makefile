@@ -43,7 +43,7 @@ docs: setup  ## Write the reference pages from the code
 lock:  ## Choose versions anew (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
 	@$(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --group dev --extra parquet --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock
+	  --group dev --extra parquet --extra kafka --extra ml --extra plot --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock
 	@! grep -nE '^-|://' requirements.lock
 
 dev-down:  ## Stop the embedded services
