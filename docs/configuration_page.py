@@ -9,9 +9,10 @@ import annotated_types as at
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from market_data_core import config
-from market_data_core.config import Dataset, Section, Settings
+from market_data_core import config_section as config
+from market_data_core.config import Dataset, Settings
 from market_data_core.config_files import Key, keys
+from market_data_core.config_section import Section
 from market_data_core.redact import SecretUrl
 
 _INTRODUCTION: Final = """\

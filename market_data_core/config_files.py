@@ -19,7 +19,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from market_data_core.config import KeyProblem, Section, Settings
+from market_data_core.config import Settings
+from market_data_core.config_section import KeyProblem, Section
 from market_data_core.errors import ConfigError
 from market_data_core.redact import SecretUrl, redact
 

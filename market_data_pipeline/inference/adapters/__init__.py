@@ -1,0 +1,1 @@
+"""What decides: rules, models, and whatever else is installed."""
