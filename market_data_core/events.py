@@ -87,7 +87,10 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """One decision about a symbol at a time, version 1. Key: provider, symbol, ts, name."""
+    """One decision about a symbol at a time, version 1. Key: provider, symbol, ts, name.
+
+    ``ts`` is when the bar that it was made of ended, in ns UTC.
+    """
 
     provider: str
     symbol: str
@@ -96,6 +99,13 @@ class Signal:
     value: float
     score: float
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def signal_id(self) -> str:
+        """``provider|symbol|ts|name``: the same decision always has the same id."""
+        from market_data_core.codecs import format_time
+
+        return f"{self.provider}|{self.symbol}|{format_time(self.ts)}|{self.name}"
 
 
 def parse_interval(text: str) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from market_data_core.batch import BarBatch, EventBatch
+from market_data_core.events import Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,19 @@ class LaneFlush:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalFlush:
+    """What inference decided since the flush before.
+
+    ``revised``: (provider, symbol, ts in ns) that may have been decided on before, with bars that were amended
+    since: what this consumer stored there and no longer decides is withdrawn.
+    """
+
+    topic: str
+    signals: Sequence[Signal] = ()
+    revised: Sequence[tuple[str, str, int]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Flush:
     """One transaction of a consumer on one partition.
 
@@ -87,6 +101,7 @@ class Flush:
     published: Sequence[int] = ()
     bars_topic: str = "mdp.bars"
     dead_letter_topic: str = "mdp.events.dlq"
+    signals: SignalFlush | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +110,7 @@ class Committed:
     stored ones of more events kept out. ``unchanged``: closed bars equal to the stored ones. ``amended``:
     stored bars that late events changed. ``stale``: late events whose bar another writer has rewritten since;
     they are in the outbox for the dead letter topic. ``rejected``: rows the database would not take, with the
-    reason."""
+    reason. ``signals``: new or changed, those that were withdrawn among them."""
 
     bars: BarBatch
     outbox: list[OutboxRecord]
@@ -104,6 +119,8 @@ class Committed:
     amended: int = 0
     stale: int = 0
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    signals: list[Signal] = field(default_factory=list)
+    withdrawn: int = 0
 
 
 class BarSink(Protocol):

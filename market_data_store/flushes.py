@@ -1,6 +1,6 @@
 """One flush of a consumer as one transaction: all of it, or nothing.
 
-The order inside: lock the claim (or be fenced), bars lane by lane, late events, outbox, positions. A row that
+The order inside: lock the claim (or be fenced), bars lane by lane, late events, signals, outbox, positions. A row that
 the server refuses aborts a transaction; :func:`apply` is then run again with ``isolate``, where every
 statement has a savepoint and a batch that fails is halved until the bad rows stand alone.
 """
@@ -23,10 +23,12 @@ from market_data_core.codecs import (
     encode_events,
     format_time,
 )
-from market_data_core.events import BarSeries
-from market_data_core.protocols import Committed, Flush, LaneFlush
+from market_data_core.events import BarSeries, Signal
+from market_data_core.protocols import Committed, Flush, LaneFlush, SignalFlush
+from market_data_core.signal_codec import decode_signal, encode_parcel, encode_signal, parcel_of
 from market_data_store import bars as bars_table
 from market_data_store import late_events, positions
+from market_data_store import signals as signals_table
 from market_data_store.bars_sql import VALUES
 from market_data_store.late_events import Amended
 from market_data_store.positions import Outgoing, Summary, printable
@@ -53,6 +55,8 @@ async def apply(
     for lane in flush.lanes:
         await work.close_bars(lane)
         await work.amend_bars(lane)
+    if flush.signals is not None:
+        await work.store_signals(flush.signals)
     return await work.finish()
 
 
@@ -67,6 +71,7 @@ async def _again(connection: AsyncConnection[Any], flush: Flush, done: Summary) 
     claim = flush.claim
     rows = {r.id: r for r in await positions.outbox(connection, (claim.topic, claim.group, claim.partition))}
     bars = BarBatch.empty() if done.bars is None else decode_bars(rows[done.bars].value)
+    parcel = None if done.signals is None else parcel_of(rows[done.signals].value)
     return Committed(
         bars,
         [rows[i] for i in done.outbox],
@@ -75,6 +80,8 @@ async def _again(connection: AsyncConnection[Any], flush: Flush, done: Summary) 
         done.amended,
         done.stale,
         done.rejected,
+        [decode_signal(value) for _, value in parcel or ()],
+        done.withdrawn,
     )
 
 
@@ -90,6 +97,8 @@ class _Work:
         self._letters: list[Outgoing] = []
         self._refused = self._unchanged = self._amended = self._stale = 0
         self._rejected: list[tuple[str, str]] = []
+        self._signals: list[Signal] = []
+        self._withdrawn = 0
 
     async def close_bars(self, lane: LaneFlush) -> None:
         """Upsert the bars that ``lane`` closed."""
@@ -149,13 +158,36 @@ class _Work:
             self._dead_events(lane, events, f"late: bar was rewritten by {writer}; replay the range")
             self._stale += len(events)
 
+    async def store_signals(self, decided: SignalFlush) -> None:
+        """Upsert what was decided, and withdraw what no longer is."""
+        claim = self._flush.claim
+        writer = f"{claim.topic}/{claim.group}"
+        signals = list(decided.signals)
+
+        async def store(rows: np.ndarray[Any, Any]) -> None:
+            some = [signals[row] for row in rows.tolist()]
+            self._signals += await signals_table.upsert(self._connection, some, writer)
+
+        def reject(rows: np.ndarray[Any, Any], reason: str) -> None:
+            for row in rows.tolist():
+                self._dead_signal(signals[row], reason)
+
+        await self._each(np.arange(len(signals)), store, reject)
+        if decided.revised:
+            gone = await signals_table.withdraw(self._connection, decided.revised, signals, writer)
+            self._withdrawn = len(gone)
+            self._signals += gone
+
     async def finish(self) -> Committed:
         """Outbox, positions and the flush's number."""
         flush = self._flush
         changed = [b for b in self._changed if len(b)]
         bars = _newest(BarBatch.concat(changed)) if changed else BarBatch.empty()
         frame = [Outgoing(flush.bars_topic, "", encode_bars(bars))] if len(bars) else []
-        outbox = await positions.put(self._connection, flush.claim, frame + self._letters)
+        parcel: list[Outgoing] = []
+        if flush.signals is not None and self._signals:
+            parcel = [Outgoing(flush.signals.topic, "", encode_parcel(self._signals))]
+        outbox = await positions.put(self._connection, flush.claim, frame + parcel + self._letters)
         summary = Summary(
             outbox=[r.id for r in outbox],
             bars=outbox[0].id if frame else None,
@@ -164,10 +196,12 @@ class _Work:
             amended=self._amended,
             stale=self._stale,
             rejected=self._rejected,
+            signals=outbox[len(frame)].id if parcel else None,
+            withdrawn=self._withdrawn,
         )
         await positions.save(self._connection, flush, summary)
         counts = (self._refused, self._unchanged, self._amended, self._stale)
-        return Committed(bars, outbox, *counts, self._rejected)
+        return Committed(bars, outbox, *counts, self._rejected, self._signals, self._withdrawn)
 
     async def _each(
         self,
@@ -196,16 +230,23 @@ class _Work:
             one = bars.take(slice(row, row + 1))
             series = BarSeries(*map(printable, one.series[one.code[0]]))
             named = BarBatch.concat([_renamed(one, series)])
-            self._letter(lane, series.symbol, encode_bars(named), f"the database refuses the bar: {reason}")
+            self._letter(
+                lane.lane, series.symbol, encode_bars(named), f"the database refuses the bar: {reason}"
+            )
             what = f"{series.provider}/{series.symbol} {series.interval} {format_time(int(one.ts[0]))}"
             self._rejected.append((printable(reason), what))
 
     def _dead_events(self, lane: LaneFlush, events: EventBatch, reason: str) -> None:
         """Keep ``events`` as dead letters, one JSON record each."""
         for code, value in zip(events.code.tolist(), encode_events(events, "json"), strict=True):
-            self._letter(lane, events.series[code].symbol, value, reason)
+            self._letter(lane.lane, events.series[code].symbol, value, reason)
 
-    def _letter(self, lane: LaneFlush, key: str, value: bytes, reason: str) -> None:
+    def _dead_signal(self, signal: Signal, reason: str) -> None:
+        """Keep ``signal`` as a dead letter."""
+        self._letter(None, signal.symbol, encode_signal(signal), f"the database refuses the signal: {reason}")
+        self._rejected.append((printable(reason), printable(signal.signal_id)))
+
+    def _letter(self, lane: str | None, key: str, value: bytes, reason: str) -> None:
         claim = self._flush.claim
         letter = DeadLetter(
             reason=printable(reason),
@@ -213,7 +254,7 @@ class _Work:
             partition=claim.partition,
             offset="",
             key=key,
-            lane=lane.lane,
+            lane=lane,
             value=value,
             at=self._now,
         )

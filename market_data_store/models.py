@@ -114,7 +114,7 @@ class JobRun(Base):
 
 
 class SignalRow(Base):
-    """One decision about a symbol at a time."""
+    """One decision about a symbol at a time. ``writer`` is the consumer that stored it: it alone may withdraw it."""
 
     __tablename__ = "signals"
 
@@ -126,6 +126,7 @@ class SignalRow(Base):
     score: Mapped[float]
     meta: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    writer: Mapped[str] = mapped_column(server_default=text("''"))
 
 
 class StreamClaim(Base):

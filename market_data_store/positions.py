@@ -74,7 +74,7 @@ _SAVE: Final[LiteralString] = """
 class Summary(msgspec.Struct, frozen=True):
     """What a flush did, kept with the claim until the next one: the answer to a flush that comes again.
 
-    The bars themselves are in the outbox: ``bars`` is the row of their frame.
+    The bars and signals themselves are in the outbox: ``bars`` and ``signals`` are the rows that hold them.
     """
 
     outbox: list[int]
@@ -84,6 +84,8 @@ class Summary(msgspec.Struct, frozen=True):
     amended: int
     stale: int
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    signals: int | None = None
+    withdrawn: int = 0
 
 
 @dataclass(frozen=True, slots=True)

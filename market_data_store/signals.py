@@ -23,13 +23,24 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _UPSERT: Final[LiteralString] = """
-    INSERT INTO signals AS s (provider, symbol, ts, name, value, score, meta, updated_at)
-    SELECT i.*, now()
+    INSERT INTO signals AS s (provider, symbol, ts, name, value, score, meta, writer, updated_at)
+    SELECT i.*, %s::text, now()
     FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::float8[], %s::float8[], %s::jsonb[]) AS i
     ON CONFLICT (symbol, ts, provider, name) DO UPDATE
-    SET value = EXCLUDED.value, score = EXCLUDED.score, meta = EXCLUDED.meta, updated_at = EXCLUDED.updated_at
+    SET value = EXCLUDED.value, score = EXCLUDED.score, meta = EXCLUDED.meta, writer = EXCLUDED.writer,
+        updated_at = EXCLUDED.updated_at
     WHERE (s.value, s.score, s.meta) IS DISTINCT FROM (EXCLUDED.value, EXCLUDED.score, EXCLUDED.meta)
     RETURNING provider, symbol, ts, name
+"""
+_WITHDRAW: Final[LiteralString] = """
+    UPDATE signals AS s SET meta = s.meta || '{"withdrawn": true}', updated_at = now()
+    FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS r(provider, symbol, ts)
+    WHERE (s.symbol, s.ts, s.provider) = (r.symbol, r.ts, r.provider)
+      AND s.writer = %s AND NOT s.meta @> '{"withdrawn": true}'
+      AND NOT EXISTS (
+        SELECT FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[]) AS k(provider, symbol, ts, name)
+        WHERE (s.symbol, s.ts, s.provider, s.name) = (k.symbol, k.ts, k.provider, k.name))
+    RETURNING s.provider, s.symbol, s.ts, s.name, s.value, s.score, s.meta
 """
 
 
@@ -70,8 +81,10 @@ class SignalsStoreClient:
             return [signal async for signal in rows]
 
 
-async def upsert(connection: AsyncConnection[Any], signals: Sequence[Signal]) -> list[Signal]:
-    """:meth:`SignalsStoreClient.upsert` within a transaction of the caller's."""
+async def upsert(
+    connection: AsyncConnection[Any], signals: Sequence[Signal], writer: str = ""
+) -> list[Signal]:
+    """:meth:`SignalsStoreClient.upsert` within a transaction of the caller's; ``writer`` is noted with each row."""
     latest = {(s.symbol, s.ts // 1000, s.provider, s.name): s for s in signals}
     # In key order, so that no two writers wait for each other.
     rows = [latest[key] for key in sorted(latest)]
@@ -86,8 +99,34 @@ async def upsert(connection: AsyncConnection[Any], signals: Sequence[Signal]) ->
         np.array([s.score for s in rows], np.float64),
         [Jsonb(s.meta, dumps=msgspec.json.encode) for s in rows],
     )
-    written = await (await connection.execute(_UPSERT, columns)).fetchall()
+    written = await (await connection.execute(_UPSERT, (writer, *columns))).fetchall()
     return [latest[symbol, _ns(ts) // 1000, provider, name] for provider, symbol, ts, name in written]
+
+
+async def withdraw(
+    connection: AsyncConnection[Any],
+    revised: Sequence[tuple[str, str, int]],
+    kept: Sequence[Signal],
+    writer: str,
+) -> list[Signal]:
+    """Mark what ``writer`` stored at the (provider, symbol, ts) of ``revised`` and is not in ``kept`` as withdrawn.
+
+    The rows stay, since somebody may have acted on them. Returns those that were marked now.
+    """
+    at = sorted(set(revised), key=lambda key: (key[1], key[2], key[0]))
+    columns = (
+        [provider for provider, _, _ in at],
+        [symbol for _, symbol, _ in at],
+        timestamps(np.array([ts for _, _, ts in at], np.int64)),
+    )
+    still = (
+        [s.provider for s in kept],
+        [s.symbol for s in kept],
+        timestamps(np.array([s.ts for s in kept], np.int64)),
+        [s.name for s in kept],
+    )
+    rows = await (await connection.execute(_WITHDRAW, (*columns, writer, *still))).fetchall()
+    return [Signal(p, symbol, _ns(ts), *rest) for p, symbol, ts, *rest in sorted(rows, key=lambda r: r[:4])]
 
 
 async def read(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
@@ -24,7 +25,18 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exp
 from market_data_core.clock import Clock
 from market_data_core.codecs import DeadLetter, encode_dead_letter
 from market_data_core.errors import Fenced, MdpError
-from market_data_core.protocols import BarSink, Claim, Committed, Flush, LaneFlush, OutboxRecord, Position
+from market_data_core.events import Signal
+from market_data_core.protocols import (
+    BarSink,
+    Claim,
+    Committed,
+    Flush,
+    LaneFlush,
+    OutboxRecord,
+    Position,
+    SignalFlush,
+)
+from market_data_core.signal_codec import parcel_of
 from market_data_pipeline.streaming.bus import (
     Bus,
     Consumer,
@@ -46,7 +58,8 @@ class Plan:
 
     ``through``: everything up to there may be acknowledged once committed. ``keep_from``: a new owner would read
     from there. ``closable_at``: for each closed bar, ns UTC, when it could first have been closed. ``counts``: what
-    became of the events since the plan before. ``watermarks``: each lane's, ns.
+    became of the events since the plan before. ``watermarks``: each lane's, ns. ``signals``, ``revised``: see
+    SignalFlush.
     """
 
     lanes: list[LaneFlush]
@@ -59,10 +72,12 @@ class Plan:
     counts: Counts = field(default_factory=Counts)
     watermarks: dict[str, int] = field(default_factory=dict)
     open_rows: int = 0
+    signals: list[Signal] = field(default_factory=list)
+    revised: list[tuple[str, str, int]] = field(default_factory=list)
 
 
 class PartitionLogic(Protocol):
-    """What a consumer does with one partition: in memory, without I/O."""
+    """What a consumer does with one partition: in memory, and without I/O but for :meth:`prepare`."""
 
     @property
     def start(self) -> Offset | None:
@@ -77,6 +92,11 @@ class PartitionLogic(Protocol):
     @property
     def backlog(self) -> int:
         """Rows that wait for a flush: the bound on them is the consumer's."""
+        ...
+
+    async def prepare(self, delivery: Delivery) -> None:
+        """Get what processing ``delivery`` needs from elsewhere. May wait, may be called again after an error, and
+        changes nothing that a flush meanwhile would see."""
         ...
 
     def process(self, delivery: Delivery) -> None:
@@ -112,13 +132,15 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSettings:
-    """Who consumes what. ``max_backlog``: rows of one partition that may wait for the store before reading stops."""
+    """Who consumes what. ``signals_topic``: where signals go, empty for a consumer that makes none. ``max_backlog``:
+    rows of one partition that may wait for the store before reading stops."""
 
     topic: str
     group: str
     member: str
     bars_topic: str
     dead_letter_topic: str
+    signals_topic: str = ""
     max_records: int = 5000
     lease_ms: int = 10_000
     max_backlog: int = 100_000
@@ -192,7 +214,7 @@ class ExactlyOnceConsumer:
             self._active_at = self._clock.monotonic()
             while not stop.is_set():
                 poll = await self._retry("bus", lambda: self._poll(consumer, stop))
-                await self._take(consumer, poll)
+                await self._take(consumer, poll, stop)
                 self._raise_failure()
                 if self._until_idle is not None and await self._is_idle(self._until_idle):
                     for owned in self._owned.values():
@@ -205,7 +227,7 @@ class ExactlyOnceConsumer:
     async def _poll(self, consumer: Consumer, stop: asyncio.Event) -> Poll:
         return Poll() if stop.is_set() else await consumer.poll(self._settings.poll_seconds)
 
-    async def _take(self, consumer: Consumer, poll: Poll) -> None:
+    async def _take(self, consumer: Consumer, poll: Poll, stop: asyncio.Event) -> None:
         # All at once, before anything is awaited: a claim that went on would seek what is not owned any more.
         given_up = [self._claims.pop(p) for p in poll.lost if p in self._claims]
         for claim in given_up:
@@ -223,6 +245,10 @@ class ExactlyOnceConsumer:
             if owned is None or owned.handing_over:
                 continue
             self._active_at = self._clock.monotonic()
+            if not await self._prepared(delivery, owned, stop):
+                # What follows it in its partition must not be processed either.
+                owned.handing_over = True
+                continue
             owned.logic.process(delivery)
             if delivery.caught_up:
                 owned.logic.caught_up(delivery.polled_at)
@@ -234,6 +260,21 @@ class ExactlyOnceConsumer:
                 self._owned[partition].logic.caught_up(at)
         for partition, owned in list(self._owned.items()):
             self._start_flush(consumer, partition, owned)
+
+    async def _prepared(self, delivery: Delivery, owned: _Owned, stop: asyncio.Event) -> bool:
+        """Whether ``delivery`` can be processed now; not when its partition went away meanwhile, or at a stop, which
+        does not wait for a store that is away: both are read again by whoever comes next."""
+
+        def wanted() -> bool:
+            return self._owned.get(delivery.partition) is owned and not stop.is_set()
+
+        try:
+            await self._retry("store", lambda: owned.logic.prepare(delivery), as_long_as=wanted)
+        except MdpError as error:
+            if error.retriable and not wanted():
+                return False
+            raise
+        return self._owned.get(delivery.partition) is owned
 
     async def _claim(self, consumer: Consumer, partition: int) -> None:
         s = self._settings
@@ -320,6 +361,7 @@ class ExactlyOnceConsumer:
             published=owned.published,
             bars_topic=s.bars_topic,
             dead_letter_topic=s.dead_letter_topic,
+            signals=SignalFlush(s.signals_topic, plan.signals, plan.revised) if s.signals_topic else None,
         )
         started = self._clock.monotonic()
         committed = await self._retry("store", lambda: self._store.commit(flush), as_long_as=mine)
@@ -327,7 +369,7 @@ class ExactlyOnceConsumer:
         at = self._clock.now()
         self._observer.flushed(partition, plan, committed, (self._clock.monotonic() - started) / 1e9, at)
         for reason, row in committed.rejected:
-            log.error("the store rejected a bar; it is in the dead letter topic", reason=reason, row=row)
+            log.error("the store rejected a row; it is in the dead letter topic", reason=reason, row=row)
         await self._publish(owned, committed.outbox, as_long_as=mine)
         if mine():
             await self._retry(
@@ -343,17 +385,16 @@ class ExactlyOnceConsumer:
         for row in outbox:
             if not as_long_as():
                 return  # whoever has the partition now finds the rest
-            record = Record(row.key, row.value, row.lane)
-            await self._retry(
-                "bus",
-                lambda row=row, record=record: self._publish_one(row, record),  # type: ignore[misc]
-                as_long_as=as_long_as,
-            )
+            await self._retry("bus", partial(self._publish_one, row), as_long_as=as_long_as)
             owned.published.append(row.id)
 
-    async def _publish_one(self, row: OutboxRecord, record: Record) -> None:
+    async def _publish_one(self, row: OutboxRecord) -> None:
         partitions = await self._topic(row.topic)
-        await self._bus.publish(row.topic, [record], partition=row.partition % partitions)
+        parcel = parcel_of(row.value)
+        records = [Record(row.key, row.value, row.lane)]
+        if parcel is not None:
+            records = [Record(key, value, row.lane) for key, value in parcel]
+        await self._bus.publish(row.topic, records, partition=row.partition % partitions)
 
     async def _topic(self, topic: str) -> int:
         """Partitions of an output topic. One that does not exist yet gets as many as the input has, so that a symbol

@@ -144,6 +144,9 @@ class PartitionBars:
         """Event ids remembered in all lanes."""
         return sum(lane.windows.remembered for lane in self._lanes.values())
 
+    async def prepare(self, delivery: Delivery) -> None:
+        """Nothing: bars are made of events alone."""
+
     def process(self, delivery: Delivery) -> None:
         """Decode, split by lane, window; close what the watermarks have passed."""
         decoded = self._decoder.decode(delivery.values, delivery.lanes)
