@@ -12,6 +12,7 @@ from market_data_core.codecs import (
     format_time,
 )
 from market_data_core.errors import PoisonRecord
+from market_data_core.signal_codec import decode_signal
 
 
 class RowReader:
@@ -21,7 +22,7 @@ class RowReader:
         self._events = EventDecoder()
 
     def rows(self, value: bytes, lane: str | None) -> Iterator[dict[str, Any]]:
-        """One dictionary an event, bar or dead letter of ``value``."""
+        """One dictionary an event, bar, signal or dead letter of ``value``."""
         decoded = self._events.decode([value], [lane])
         lanes = decoded.lanes or [lane]
         if not decoded.poison:
@@ -41,7 +42,7 @@ class RowReader:
                 yield {"type": "end", "lane": name}
             return
         reason = decoded.poison[0][1]
-        for read in (_bars, _dead_letter):
+        for read in (_bars, _signal, _dead_letter):
             try:
                 yield from read(value)
             except PoisonRecord:
@@ -57,6 +58,17 @@ def _bars(value: bytes) -> list[dict[str, Any]]:
         names = ("interval", "open", "high", "low", "close", "volume", "vwap", "n_events", "revision")
         out.append(row | {name: getattr(bar, name) for name in names})
     return out
+
+
+def _signal(value: bytes) -> list[dict[str, Any]]:
+    signal = decode_signal(value)
+    row = {
+        "type": "signal",
+        "provider": signal.provider,
+        "symbol": signal.symbol,
+        "ts": format_time(signal.ts),
+    }
+    return [row | {name: getattr(signal, name) for name in ("name", "value", "score", "meta")}]
 
 
 def _dead_letter(value: bytes) -> list[dict[str, Any]]:
