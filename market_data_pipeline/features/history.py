@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from market_data_core.batch import F64, I32, I64, BarBatch, Mask, extends
 from market_data_core.events import BarSeries, format_interval
 
-NO_BAR: Final = int(np.iinfo(np.int64).min)
-"""In place of a time or a window: there is none."""
+NO_BAR: Final = -(1 << 62)
+"""In place of a time or a window: there is none. Far from the ends of int64, so that it can be reckoned with."""
 FAR: Final = int(np.iinfo(np.int16).max)
 """In place of a distance: there is no bar before, or it is further away than anything looks."""
 SLACK: Final = 64
@@ -196,7 +196,7 @@ class BarHistory:
     def held(self, code: I32, window: I64) -> Mask:
         """For which of the keys (n) a bar is held."""
         newest = self._newest[code]
-        present = self._columns["present"].reshape(-1)[self._place(code, window)] != 0
+        present: Mask = self._columns["present"].reshape(-1)[self._place(code, window)] != 0
         return present & (window <= newest) & (window > newest - self.width)
 
     def column(self, name: str) -> NDArray[Any]:
@@ -355,7 +355,8 @@ def _latest(code: I32, window: I64, ts: I64, revision: I32) -> I64 | None:
     order = np.lexsort((revision, ts, window, code))
     code, window = code[order], window[order]
     last = np.append((code[1:] != code[:-1]) | (window[1:] != window[:-1]), True)
-    return order[last]
+    latest: I64 = order[last]
+    return latest
 
 
 def _spans(code: I32, start: I64, end: I64) -> tuple[I32, I64]:
