@@ -136,7 +136,7 @@ class BarHistory:
         """
         if len(bars) == 0:
             return
-        code = self._codes_of(bars)
+        code = self.codes_of(bars)
         window = bars.ts // self.interval_ns
         rows = _latest(code, window, bars.ts, bars.revision)
         if rows is not None:
@@ -235,8 +235,12 @@ class BarHistory:
             grown[:, : cells.shape[1]] = cells
             self._columns[name] = grown
 
-    def _codes_of(self, bars: BarBatch) -> I32:
-        """The code of each row; only series that have a row are given one."""
+    def codes_of(self, bars: BarBatch) -> I32:
+        """The code of each row (n); a series is given one when it has a row, and not for being in the table.
+
+        Raises:
+            ValueError: a row of another interval.
+        """
         if bars.series is not self._table:
             known = self._lookup if extends(bars.series, self._table) else self._lookup[:0]
             new = np.full(len(bars.series) - len(known), -1, np.int32)
