@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, get_args
@@ -30,6 +30,7 @@ VARIABLES: Final = {"REDIS_URI": "bus.redis.uri", "DATABASE_URL": "store.url"}
 """Variables with a name of their own; every other key is ``MDP_SECTION__KEY``."""
 BUILT_IN_BUSES: Final = ("redis", "memory")
 
+_LONGEST_NUMBER: Final = 400
 _PLACEHOLDER: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}|\$\{")
 
 
@@ -71,18 +72,22 @@ def keys(model: type[BaseModel] = Settings, prefix: str = "") -> Iterator[Key]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 scalars (so that the symbol ON is no boolean and 1:30 no number), and no key twice."""
+    """YAML 1.2 scalars (so that the symbol ON is no boolean and 1:30 no number), no key twice, and no tags."""
+
+    def fetch_tag(self) -> None:
+        raise yaml.scanner.ScannerError(None, None, "a tag such as !name is not understood", self.get_mark())
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node.value, str):
+                continue
             if key_node.value in seen:
                 mark = key_node.start_mark
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key_node.value!r} is there twice", mark
                 )
-            if isinstance(key_node.value, str):
-                seen.add(key_node.value)
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep)
 
 
@@ -98,6 +103,8 @@ for _tag, _pattern, _first in (
 
 
 def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > _LONGEST_NUMBER:
+        raise yaml.constructor.ConstructorError(None, None, "a number is too long", node.start_mark)
     return int(loader.construct_scalar(node))
 
 
@@ -178,7 +185,9 @@ def check(
         settings = Settings.model_validate(layers.values)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        return None, [_sentence(detail, layers) for detail in details if not _follows(detail, details)]
+        return None, [
+            sentence(detail, layers.where, Settings) for detail in details if not _follows(detail, details)
+        ]
     if problem := _unknown_bus(settings, layers):
         return None, [problem]
     settings._file = layers.file
@@ -196,21 +205,32 @@ def _chosen_file(file: Path | None, environ: Mapping[str, str]) -> Path | None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text(encoding="utf-8")
-        values = yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
+        values = parse_yaml(file.read_bytes(), file)
     except FileNotFoundError:
         raise ConfigError(f"{file}: there is no such file; name another with --config") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read ({error.strerror}); name another with --config") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: {_yaml_problem(error)}") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: must hold keys and values; start it with `version: 1`")
     return values
+
+
+def parse_yaml(content: bytes, file: Path) -> Any:
+    """What a YAML file holds, read as every file of the configuration is.
+
+    Raises:
+        ConfigError: it is no text, or no YAML, or has a key twice.
+    """
+    try:
+        return yaml.load(content.decode("utf-8"), _Loader)  # noqa: S506 - a SafeLoader
+    except UnicodeDecodeError:
+        raise ConfigError(f"{file}: is not UTF-8 text; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: {_yaml_problem(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: is nested too deeply; take out some of its brackets") from None
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -311,20 +331,31 @@ def _unknown_bus(settings: Settings, layers: _Layers) -> str | None:
 # --- from pydantic's errors to sentences ---------------------------------------------------------------------
 
 
-def _sentence(detail: ErrorDetails, layers: _Layers) -> str:
-    model, info, parts = _resolve(detail["loc"])
+def sentence(
+    detail: ErrorDetails,
+    where: Callable[[str], str],
+    root: type[Section],
+    whole: str = "the configuration",
+) -> str:
+    """One of pydantic's errors about a section ``root``, for a person.
+
+    Args:
+        where: what stands before the path of a key: mostly the file.
+        whole: what ``root`` is, after "is no key of".
+    """
+    model, info, parts = _resolve(detail["loc"], root)
     problem = detail["ctx"]["error"] if detail["type"] == "value_error" else None
     if isinstance(problem, KeyProblem):
         parts = [*parts, *problem.key.split(".")]
-        model, info, _ = _resolve(tuple(parts))
+        model, info, _ = _resolve(tuple(parts), root)
     path = ".".join(parts)
-    place = f"{layers.where(path)}: {path}"
+    place = f"{where(path)}: {path}"
     if detail["type"] == "extra_forbidden":
-        return f"{place}: is no key of the configuration; {_nearest(parts[-1], list(model.model_fields))}"
+        return f"{place}: is no key of {whole}; {_nearest(parts[-1], list(model.model_fields))}"
     if detail["type"] == "missing":
         return f"{place}: is missing{_proposal(info)}"
     if detail["type"] == "invalid_key":
-        return f"{place}: is no key of the configuration; write a name, in quotes if it is a number"
+        return f"{place}: is no key of {whole}; write a name, in quotes if it is a number"
     if detail["type"] in ("model_type", "model_attributes_type", "dict_type"):
         known = (
             "; give each a name"
@@ -344,9 +375,11 @@ def _follows(detail: ErrorDetails, details: list[ErrorDetails]) -> bool:
     )
 
 
-def _resolve(loc: tuple[int | str, ...]) -> tuple[type[BaseModel], FieldInfo | None, list[str]]:
+def _resolve(
+    loc: tuple[int | str, ...], root: type[BaseModel]
+) -> tuple[type[BaseModel], FieldInfo | None, list[str]]:
     """Follow an error's location: the innermost section, the field, and the path as a person writes it."""
-    model: type[BaseModel] = Settings
+    model = root
     info: FieldInfo | None = None
     parts: list[str] = []
     inside_dict = False

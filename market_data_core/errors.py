@@ -2,6 +2,7 @@
 
     MdpError                      exit 1
     ├── ConfigError               exit 2   a key, a value or a combination in the configuration
+    │   └── ExpressionError       exit 2   a condition or a template of a rule; carries the column
     ├── UsageError                exit 2   a wrong invocation
     ├── DatasetError              exit 1   a file that cannot be read as described
     ├── ModelError                exit 1   a model's file that may not or cannot be used
@@ -35,6 +36,15 @@ class ConfigError(MdpError):
     """The configuration is wrong; the message names the file, the key and the fix."""
 
     exit_code = 2
+
+
+class ExpressionError(ConfigError):
+    """A condition or a template of a rule cannot be understood: ``problem``, at ``column``, which counts from 1."""
+
+    def __init__(self, column: int, problem: str) -> None:
+        super().__init__(f"column {column}: {problem}")
+        self.column = column
+        self.problem = problem
 
 
 class UsageError(MdpError):
