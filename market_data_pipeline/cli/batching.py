@@ -83,11 +83,11 @@ def micro_batcher(
         max_records=batch.max_batch_size,
         lease_ms=redis.lease_ms,
     )
-    _spare_collector()
+    spare_collector()
     return ExactlyOnceConsumer(bus, store, consumer, logic, clock, observer)
 
 
-def _spare_collector() -> None:
+def spare_collector() -> None:
     """Let the garbage collector come rarely, and not look at what was there before.
 
     The replies of the bus are lists by the ten thousand, all of which reference counting frees; the collector going

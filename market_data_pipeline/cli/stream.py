@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from market_data_pipeline.cli import dlq
+from market_data_pipeline.cli.infer import infer
 from market_data_pipeline.cli.micro_batch import micro_batch
 from market_data_pipeline.cli.produce import produce
 from market_data_pipeline.cli.replay import replay
@@ -16,6 +17,7 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True)
 app.command("run")(run)
 app.command("produce")(produce)
 app.command("micro-batch")(micro_batch)
+app.command("infer")(infer)
 app.command("replay")(replay)
 app.command("tail")(tail)
 app.command("status")(status)

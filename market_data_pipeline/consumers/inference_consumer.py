@@ -34,27 +34,33 @@ class _Prepared:
     revised: set[BarKey] = field(default_factory=set)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     counts: Counts = field(default_factory=Counts)
+    watermark: int = NEVER
 
 
 class PartitionSignals:
-    """The signals of one claimed partition of the bars topic. ``format_offset`` and ``parse_offset`` are the bus's."""
+    """The signals of one claimed partition of the bars topic.
+
+    ``maker`` makes what decides, from the watermark of the owner before: when the newest bar began that was decided
+    on. ``format_offset`` and ``parse_offset`` are the bus's.
+    """
 
     def __init__(
         self,
         claim: Claim,
-        maker: SignalMaker,
+        maker: Callable[[int], SignalMaker],
         clock: Clock,
         format_offset: Callable[[Offset], str],
         parse_offset: Callable[[str], Offset],
         position_interval_ns: int = 1_000_000_000,
     ) -> None:
         self._claim = claim
-        self._maker = maker
         self._clock = clock
         self._format = format_offset
         self._interval_ns = position_interval_ns
         position = claim.positions.get(PARTITION_LANE)
         read = None if position is None else parse_offset(position.read_offset)
+        self._watermark = NEVER if position is None else position.watermark
+        self._maker = maker(self._watermark)
         self.start: Offset | None = None if read is None else read + 1
         self.committed: Offset | None = read
         self._read = self._taken = read
@@ -83,7 +89,11 @@ class PartitionSignals:
         prepared.counts = Counts(accepted=mine, skipped=total - mine)
         if mine:
             made = await self._maker.make(BarBatch.concat([b for b in bars if len(b)]))
-            prepared.decided, prepared.revised = made.decided, made.revised
+            prepared.decided, prepared.revised, prepared.watermark = (
+                made.decided,
+                made.revised,
+                made.watermark,
+            )
         self._prepared = prepared
 
     def process(self, delivery: Delivery) -> None:
@@ -97,6 +107,7 @@ class PartitionSignals:
         self._dead_letters += prepared.dead_letters
         self._counts.add(prepared.counts)
         self._read = prepared.offset
+        self._watermark = max(self._watermark, prepared.watermark)
 
     def caught_up(self, at: int) -> None:
         """Nothing: signals follow bars, not the clock."""
@@ -115,7 +126,7 @@ class PartitionSignals:
             raise RuntimeError("nothing was read: there is nothing to commit")
         plan = Plan(
             lanes=[],
-            positions=[Position(PARTITION_LANE, NEVER, self._format(self._read), "", "")],
+            positions=[Position(PARTITION_LANE, self._watermark, self._format(self._read), "", "")],
             forget=[],
             through=self._read,
             keep_from=self._read + 1,
@@ -123,6 +134,7 @@ class PartitionSignals:
             counts=self._counts,
             signals=[signal for of_bar in self._decided.values() for signal in of_bar],
             revised=sorted(self._revised),
+            watermarks={} if self._watermark == NEVER else {PARTITION_LANE: self._watermark},
         )
         self._decided, self._revised, self._dead_letters, self._counts = {}, set(), [], Counts()
         self._taken, self._committed_at = self._read, self._clock.monotonic()

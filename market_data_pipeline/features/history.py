@@ -102,6 +102,11 @@ class BarHistory:
         since = np.asarray(-(-np.asarray(since_ts, np.int64) // self.interval_ns))
         np.minimum.at(self._since, code, since)
 
+    def loaded(self, code: I32) -> Mask:
+        """Which of these series were loaded, from whenever on."""
+        known: Mask = self._since[code] != np.iinfo(np.int64).max
+        return known
+
     def forget(self, code: I32) -> None:
         """Drop these series; their codes go to others that come."""
         for s in np.unique(code).tolist():

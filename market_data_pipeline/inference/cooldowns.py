@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 from market_data_core.events import Signal
 
@@ -26,8 +25,11 @@ class Cooldowns:
         self._given: dict[Of, dict[str, list[int]]] = {}
         self._reaches: dict[Of, int] = {}
 
-    async def learn(self, wanted: Iterable[tuple[Of, int, int]]) -> None:
-        """Read what was given before the times of ``wanted``: (provider and symbol, ts, cooldown), in ns."""
+    async def learn(
+        self, wanted: Iterable[tuple[Of, int, int]], revised: Collection[tuple[str, str, int]]
+    ) -> None:
+        """Read what was given before the times of ``wanted``: (provider and symbol, ts, cooldown), in ns; but not for
+        the bars that are decided on again."""
         spans: dict[Of, tuple[int, int]] = {}
         for of, ts, cooldown in wanted:
             if ts - cooldown < self._reaches.get(of, 2**63 - 1):
@@ -38,7 +40,8 @@ class Cooldowns:
             start = min(spans[provider, s][0] for s in symbols)
             end = max(spans[provider, s][1] for s in symbols)
             for signal in await self._past(provider, symbols, start, end):
-                if "withdrawn" not in signal.meta:
+                again = (provider, signal.symbol, signal.ts) in revised
+                if not again and "withdrawn" not in signal.meta:
                     self._note((provider, signal.symbol), signal.name, signal.ts)
             for symbol in symbols:
                 known = self._reaches.get((provider, symbol), start)
@@ -59,11 +62,6 @@ class Cooldowns:
             return False
         self._note(of, name, ts)
         return True
-
-    def prune(self, of: Of, before: int) -> None:
-        """Drop what is older than ``before``, but for the newest of each name."""
-        for times in self._given.get(of, {}).values():
-            del times[: max(0, min(bisect_left(times, before), len(times) - 1))]
 
     def _note(self, of: Of, name: str, ts: int) -> None:
         times = self._given.setdefault(of, {}).setdefault(name, [])

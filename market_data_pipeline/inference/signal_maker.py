@@ -118,7 +118,7 @@ class SignalMaker:
             self._begin_anew()
         made = Made()
         history = self._memory.history
-        code = history.codes(bars.series)[bars.code]
+        code = history.codes_of(bars)
         for rows in history.chunks(code, bars.ts):
             some, of = bars.take(rows), code[rows]
             near = await self._load(of, some.ts)
@@ -136,15 +136,15 @@ class SignalMaker:
         if not missing.any():
             return ~missing
         room = (history.width - history.reach - 1) * self._interval_ns
-        for codes, since, until in self._ranges(history.series, code[missing], ts[missing]):
-            if (history.since(codes) <= since).all():
-                continue  # loaded, and so too old to be held beside the newest
-            if until + room < self._watermark and await self._any(
-                history.series, codes, until + room, self._watermark
+        for asked, since, until in self._ranges(history.series, code[missing], ts[missing]):
+            # One that is loaded and yet not covered is too old to be held beside the newest of its series.
+            codes = asked[~history.loaded(asked)]
+            ahead = until + room
+            if len(codes) == 0 or (
+                ahead < self._watermark and await self._any(history.series, codes, ahead, self._watermark)
             ):
-                history.forget(codes)
                 continue
-            await self._read(history, codes, since, max(until, min(self._watermark, until + room)))
+            await self._read(history, codes, since, max(until, min(self._watermark, ahead)))
             history.mark_loaded(codes, since)
         return history.covered(code, ts)
 
@@ -152,7 +152,7 @@ class SignalMaker:
         """Decide on bars that memory cannot hold, with all around them read from the store."""
         apart = self._new_memory()
         history = apart.history
-        code = history.codes(bars.series)[bars.code]
+        code = history.codes_of(bars)
         for rows in history.chunks(code, bars.ts):
             some, of = bars.take(rows), code[rows]
             for codes, since, until in self._ranges(history.series, of, some.ts):
@@ -184,7 +184,7 @@ class SignalMaker:
             end=until + 1,
         )
         async for page in pages:
-            of = history.codes(page.series)[page.code]
+            of = history.codes_of(page)
             for rows in history.chunks(of, page.ts):
                 history.put(page.take(rows))
 
@@ -202,7 +202,7 @@ class SignalMaker:
     async def _follow(self, memory: _Memory, bars: BarBatch, made: Made) -> None:
         """Put ``bars`` and decide on them and on the bars that they change."""
         history = memory.history
-        code = history.codes(bars.series)[bars.code]
+        code = history.codes_of(bars)
         history.put(bars)
         after_code, after_ts = history.after(code, bars.ts, self._affected)
         amended = bars.revision > 1
@@ -229,7 +229,8 @@ class SignalMaker:
         if len(decisions) == 0:
             return
         if decisions.cooldown_ns is not None:
-            await self._cooldowns.learn(self._cooling(table, decisions, decisions.cooldown_ns))
+            cooling = self._cooling(table, decisions, decisions.cooldown_ns)
+            await self._cooldowns.learn(cooling, made.revised)
         # A table of signals by name: of two with one name the later counts.
         given: dict[BarKey, dict[str, Signal]] = {}
         order = np.argsort(table.at[decisions.row], kind="stable")
@@ -238,10 +239,12 @@ class SignalMaker:
             row = int(decisions.row[i])
             key = self._key(table.series[int(table.code[row])], int(table.at[row]))
             name = decisions.name[i]
-            if cooldowns is not None and cooldowns[i] > 0:
-                if not self._cooldowns.allows(key[:2], name, key[2], int(cooldowns[i])):
-                    continue
-            signal = Signal(*key, name, float(decisions.value[i]), float(decisions.score[i]), decisions.meta[i])
+            cooldown = 0 if cooldowns is None else int(cooldowns[i])
+            if cooldown and not self._cooldowns.allows(key[:2], name, key[2], cooldown):
+                continue
+            signal = Signal(
+                *key, name, float(decisions.value[i]), float(decisions.score[i]), decisions.meta[i]
+            )
             given.setdefault(key, {})[name] = signal
         for key, signals in given.items():
             made.decided[key] = list(signals.values())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import structlog
 
 from market_data_core.batch import I64
+from market_data_core.config import Settings
 from market_data_core.errors import ConfigError
+from market_data_pipeline.features.definitions import feature_names
 from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.adapter import Decisions
 from market_data_pipeline.inference.adapters.rules import NAME, Rules
-from market_data_pipeline.inference.rules_file import read, rules_of
+from market_data_pipeline.inference.rules_file import locate, read, rules_of
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +66,15 @@ class WatchedRules:
         self._rules = Rules(rules_of(self._content, file, self._known))
         self.generation = 1
         """Grows whenever the rules were replaced; ``features`` and ``needs_previous`` may differ then."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The rules of ``inference.adapters.rules``.
+
+        Raises:
+            ConfigError: the file cannot be used.
+        """
+        return cls(locate(settings), feature_names(settings.features))
 
     @property
     def features(self) -> tuple[str, ...]:

@@ -1,0 +1,78 @@
+"""Puts an inference consumer together from the settings: for ``infer``, ``run`` and ``demo`` alike."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from market_data_core.clock import SystemClock
+from market_data_core.config import Settings
+from market_data_core.errors import ConfigError
+from market_data_core.protocols import Claim
+from market_data_pipeline.cli.batching import member_name, spare_collector
+from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
+from market_data_pipeline.consumers.inference_consumer import PartitionSignals
+from market_data_pipeline.inference.decider import Decider, interval_of
+from market_data_pipeline.inference.observer import EngineObserver
+from market_data_pipeline.inference.signal_maker import SignalMaker
+from market_data_pipeline.streaming.bus import Bus
+
+if TYPE_CHECKING:
+    from market_data_store.client import StoreClient
+
+
+def adapter_of(settings: Settings) -> str | None:
+    """The adapter that the configuration enables: a model before rules, which stand in for it."""
+    adapters = settings.inference.adapters
+    return "sklearn" if adapters.sklearn.enabled else "rules" if adapters.rules.enabled else None
+
+
+@asynccontextmanager
+async def inference(
+    settings: Settings,
+    adapter: str,
+    bus: Bus,
+    store: StoreClient,
+    observer: Observer,
+    engine_observer: EngineObserver | None = None,
+) -> AsyncIterator[ExactlyOnceConsumer]:
+    """A member of the group of inference, not yet running; what decides is closed when the block ends.
+
+    Raises:
+        MdpError: the adapter cannot be had as it is configured.
+    """
+    redis, clock = settings.bus.redis, SystemClock()
+    interval = interval_of(settings)
+    decider = Decider.from_settings(settings, adapter, clock, engine_observer)
+
+    def logic(claim: Claim) -> PartitionSignals:
+        try:
+            return PartitionSignals(
+                claim,
+                lambda watermark: SignalMaker(interval, decider, store, watermark),
+                clock,
+                bus.format_offset,
+                bus.parse_offset,
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"the positions of group {claim.group} on {claim.topic} are not of this bus ({error}): "
+                "choose another inference.group, or --group"
+            ) from None
+
+    consumer = ConsumerSettings(
+        topic=redis.bars_stream,
+        group=settings.inference.group,
+        member=member_name(),
+        bars_topic=redis.bars_stream,
+        dead_letter_topic=f"{redis.bars_stream}.dlq",
+        signals_topic=redis.signals_stream,
+        max_records=settings.micro_batch.max_batch_size,
+        lease_ms=redis.lease_ms,
+    )
+    spare_collector()
+    try:
+        yield ExactlyOnceConsumer(bus, store, consumer, logic, clock, observer)
+    finally:
+        await decider.engine.close()
