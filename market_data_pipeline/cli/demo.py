@@ -38,6 +38,8 @@ def demo(
         Given("mdp demo", "bus.redis.uri", ""),
         Given("mdp demo", "store.url", ""),
         Given("mdp demo", "producers.synthetic.enabled", True),
+        # Short windows, so that half a minute is enough for indicators of 14 bars.
+        Given("mdp demo", "micro_batch.window_ms", 1000),
         # Nobody scrapes a demo, and the port may be in use by the real thing.
         Given("mdp demo", "telemetry.metrics_port", 0),
     )

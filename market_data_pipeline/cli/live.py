@@ -20,6 +20,7 @@ from market_data_core.codecs import format_time
 from market_data_core.errors import MdpError
 
 if TYPE_CHECKING:
+    from market_data_pipeline.consumers.signal_stats import SignalStats
     from market_data_pipeline.consumers.stats import RunStats
     from market_data_pipeline.streaming.bus import Bus
 
@@ -28,12 +29,20 @@ _RATE_SECONDS = 5.0
 
 
 class LiveView:
-    """Draws what :class:`RunStats` knows and what was published, four times a second; lag is asked of the bus."""
+    """Draws what :class:`RunStats` and :class:`SignalStats` know and what was published, four times a second; lag is
+    asked of the bus."""
 
     def __init__(
-        self, stats: RunStats, published: Callable[[], int], bus: Bus, topic: str, group: str
+        self,
+        stats: RunStats,
+        signals: SignalStats,
+        published: Callable[[], int],
+        bus: Bus,
+        topic: str,
+        group: str,
     ) -> None:
         self._stats = stats
+        self._signals = signals
         self._published = published
         self._bus = bus
         self._topic = topic
@@ -77,6 +86,22 @@ class LiveView:
         at, count = self._history[0]
         return (self._published() - count) / max(now - at, 1e-9)
 
+    def _newest_signals(self) -> Table:
+        signals = Table(box=None, header_style="bold", pad_edge=False)
+        for name in ("symbol", "at", "signal", "value", "score", "price"):
+            signals.add_column(name, justify="left" if name in ("symbol", "at", "signal") else "right")
+        for s in reversed(self._signals.newest):
+            price = s.meta.get("price")
+            signals.add_row(
+                s.symbol,
+                format_time(s.ts)[11:19],
+                s.name,
+                f"{s.value:+g}",
+                f"{s.score:.2f}",
+                f"{price:,.2f}" if isinstance(price, float) else "",
+            )
+        return signals
+
     def render(self) -> Group:
         """The whole picture now."""
         s = self._stats
@@ -109,6 +134,7 @@ class LiveView:
             ("events", f"{self._published():,}"),
             ("events/s", f"{self._rate():,.0f}"),
             ("bars", f"{s.stored:,}"),
+            ("signals", f"{self._signals.stored:,}"),
             ("watermark delay", "-" if behind is None else f"{behind:,.0f} ms"),
             ("lag", "-" if self._lag is None else f"{self._lag:,}"),
             ("late", f"{s.counts.late:,}"),
@@ -117,6 +143,8 @@ class LiveView:
         )
         line = Text("  ").join(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in figures)
         parts: list[Table | Text] = [line, Text(""), bars]
+        if self._signals.newest:
+            parts += [Text(""), self._newest_signals()]
         if not s.partitions:
             parts.append(Text("waiting for a partition of the topic", style="yellow"))
         if s.last_error:

@@ -1,4 +1,4 @@
-"""``mdp stream run``: produce and micro-batch in one process, seen live and recounted at the end."""
+"""``mdp stream run``: produce, micro-batch and infer in one process, seen live and recounted at the end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(
         str | None, typer.Option("--symbols", metavar="A,B", help="Symbols, separated by commas.")
     ] = None,
 ) -> None:
-    """Run the whole pipeline in one process: synthetic events, the bus, bars in the store.
+    """Run the whole pipeline in one process: synthetic events, the bus, bars and signals in the store.
 
     \b
     mdp stream run
@@ -84,6 +84,7 @@ async def pipeline_with_summary(ctx: typer.Context, settings: Settings, duration
 async def pipeline(settings: Settings, duration: float | None, as_json: bool) -> dict[str, Any]:
     """Produce for ``duration`` seconds, or until Ctrl-C, then drain, recount and sum up."""
     import asyncio
+    import contextlib
     import sys
     import time
 
@@ -91,50 +92,67 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
     from market_data_pipeline import telemetry
     from market_data_pipeline.audit import Audit
     from market_data_pipeline.cli import batching
+    from market_data_pipeline.cli.inferring import adapter_of, inference
     from market_data_pipeline.cli.live import LiveView
     from market_data_pipeline.cli.producing import live_runner
+    from market_data_pipeline.consumers.signal_stats import SignalStats
     from market_data_pipeline.consumers.stats import Observers, RunStats
 
     if not settings.producers.synthetic.enabled:
         raise UsageError(
             "producers.synthetic.enabled is false, and `stream run` has no other producer; set it to true"
         )
-    stats, audit, metrics, redis = RunStats(), Audit(), telemetry.Metrics(), settings.bus.redis
+    stats, signals = RunStats(), SignalStats()
+    audit, metrics, redis = Audit(), telemetry.Metrics(), settings.bus.redis
+    adapter = adapter_of(settings)
     observer = Observers(
         stats, telemetry.MetricsObserver(metrics, redis.stream, settings.micro_batch.window_ms)
     )
     started = time.monotonic()
     interrupted = False
     with telemetry.exporter(metrics, settings.telemetry.metrics_port):
-        async with await context.open_bus(settings) as bus, await context.open_store(settings) as store:
+        async with (
+            await context.open_bus(settings) as bus,
+            await context.open_store(settings) as store,
+            contextlib.AsyncExitStack() as stack,
+        ):
             await bus.ensure_topic(redis.stream, redis.partitions)
-            consumer = batching.micro_batcher(settings, bus, store, observer)
+            consumers = [batching.micro_batcher(settings, bus, store, observer)]
+            if adapter is not None:
+                await bus.ensure_topic(redis.bars_stream, redis.partitions)
+                making = inference(settings, adapter, bus, store, signals)
+                consumers.append(await stack.enter_async_context(making))
             runner = live_runner(
                 settings, bus, audit, duration, telemetry.ProducerMetrics(metrics, settings.bus.type)
             )
-            view = LiveView(stats, lambda: runner.counts.published, bus, redis.stream, redis.consumer_group)
+            view = LiveView(
+                stats, signals, lambda: runner.counts.published, bus, redis.stream, redis.consumer_group
+            )
             stop = asyncio.Event()
-            consuming = asyncio.create_task(consumer.run(stop))
+            consuming = [asyncio.create_task(consumer.run(stop)) for consumer in consumers]
             producing = asyncio.create_task(runner.run())
             async with (
                 batching.tracked(store, "run", stats.summary),
-                batching.trimming(settings, bus, [redis.stream, redis.bars_stream]),
+                batching.trimming(settings, bus, [redis.stream, redis.bars_stream, redis.signals_stream]),
                 view.shown(on_terminal=not as_json and sys.stderr.isatty()),
             ):
                 try:
-                    await asyncio.wait({producing, consuming}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({producing, *consuming}, return_when=asyncio.FIRST_COMPLETED)
                 except asyncio.CancelledError:
                     interrupted = True
                     runner.stop()
-                if consuming.done():
-                    # The consumer ends by itself only with an error.
+                failed = any(task.done() for task in consuming)
+                if failed:
+                    # A consumer ends by itself only with an error.
                     runner.stop()
                 await asyncio.shield(producing)
-                if interrupted:
+                if interrupted or failed:
                     stop.set()
-                else:
-                    consumer.end_when_idle(_IDLE_S)
-                await asyncio.shield(consuming)
+                # Signals come of the last bars, so the one is done before the other is told to end.
+                for consumer, task in zip(consumers, consuming, strict=True):
+                    if not stop.is_set():
+                        consumer.end_when_idle(_IDLE_S)
+                    await asyncio.shield(task)
             audit.only_first(runner.counts.taken)
             verdict = await recount(settings, store, stats, audit, everything=not interrupted)
     seconds = time.monotonic() - started
@@ -149,6 +167,7 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
         "audited_bars": verdict.bars,
         "interrupted": interrupted,
         **stats.summary(),
+        **{name: value for name, value in signals.summary().items() if name.startswith("signals_")},
     }
 
 
@@ -183,6 +202,7 @@ def _say(summary: dict[str, Any]) -> None:
         ("bars stored", f"{summary['bars_stored']:,}"),
         ("bars amended", f"{summary['bars_amended']:,}"),
         ("window delay", delays or "no window closed"),
+        ("signals stored", f"{summary['signals_stored']:,}"),
         ("late", f"{summary['late']:,}"),
         ("duplicates dropped", f"{summary['duplicates']:,}"),
         ("dead letters", f"{summary['dead_lettered']:,}"),
@@ -195,3 +215,6 @@ def _say(summary: dict[str, Any]) -> None:
         f"Lost, duplicated and different are by an independent recount of {summary['audited_events']:,} events "
         f"in {summary['audited_bars']:,} bars."
     )
+    if summary["signals_by_name"]:
+        names = ", ".join(f"{name} {count:,}" for name, count in summary["signals_by_name"].items())
+        context.console().print(f"Signals: {names}.")
