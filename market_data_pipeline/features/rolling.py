@@ -21,9 +21,11 @@ _ROWS: Final = 32
 """Bars of one window that are worth slices of the grid."""
 
 
-def history_for(features: Sequence[Feature], interval_ns: int) -> BarHistory:
-    """An empty history that holds what ``features`` need, of the bars and of the bars before them."""
-    return BarHistory(interval_ns, reach_of(features) + look_back(features), depths(tuple(features)))
+def history_for(features: Sequence[Feature], interval_ns: int, ahead: int = 0) -> BarHistory:
+    """An empty history that holds what ``features`` need, of the bars and of the bars before them; with ``ahead``
+    windows more, for whoever puts bars after those that are asked for."""
+    reach = reach_of(features) + look_back(features) + ahead
+    return BarHistory(interval_ns, reach, depths(tuple(features)))
 
 
 def reach_of(features: Sequence[Feature]) -> int:

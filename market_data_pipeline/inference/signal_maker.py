@@ -96,13 +96,13 @@ class SignalMaker:
         """Other rules may need other features, further back: what is held is read from the store again."""
         self._generation = self._decider.generation
         self._features = self._decider.features(self._interval_ns)
-        self._affected = reach_of(self._features)
         self._memory = self._new_memory()
-        if self._decider.engine.needs_previous:
-            self._affected = self._memory.history.reach
+        self._reach = self._memory.history.reach
+        needs_previous = self._decider.engine.needs_previous
+        self._affected = self._reach if needs_previous else reach_of(self._features)
 
-    def _new_memory(self) -> _Memory:
-        history = history_for(self._features, self._interval_ns)
+    def _new_memory(self, ahead: int = 0) -> _Memory:
+        history = history_for(self._features, self._interval_ns, ahead)
         return _Memory(history, RollingFeatures(self._features, history))
 
     async def make(self, bars: BarBatch) -> Made:
@@ -136,7 +136,7 @@ class SignalMaker:
         if not missing.any():
             return ~missing
         room = (history.width - history.reach - 1) * self._interval_ns
-        for asked, since, until in self._ranges(history.series, code[missing], ts[missing]):
+        for asked, since, until in self._ranges(history, code[missing], ts[missing]):
             # One that is loaded and yet not covered is too old to be held beside the newest of its series.
             codes = asked[~history.loaded(asked)]
             ahead = until + room
@@ -150,27 +150,29 @@ class SignalMaker:
 
     async def _apart(self, bars: BarBatch, made: Made) -> None:
         """Decide on bars that memory cannot hold, with all around them read from the store."""
-        apart = self._new_memory()
+        apart = self._new_memory(self._affected)
         history = apart.history
         code = history.codes_of(bars)
         for rows in history.chunks(code, bars.ts):
             some, of = bars.take(rows), code[rows]
-            for codes, since, until in self._ranges(history.series, of, some.ts):
+            for codes, since, until in self._ranges(history, of, some.ts):
                 ahead = until + self._affected * self._interval_ns
                 await self._read(history, codes, since, min(ahead, max(until, self._watermark)))
             await self._follow(apart, some, made)
 
-    def _ranges(self, series: tuple[BarSeries, ...], code: I32, ts: I64) -> list[tuple[I32, int, int]]:
-        """Per provider: the codes, when the oldest bar began that features of the given bars look at, and when the
-        newest of the given did."""
-        reach = self._memory.history.reach * self._interval_ns
-        of: dict[str, list[int]] = {}
-        for c in np.unique(code).tolist():
-            of.setdefault(series[c].provider, []).append(c)
+    def _ranges(self, history: BarHistory, code: I32, ts: I64) -> list[tuple[I32, int, int]]:
+        """What to read for the bars of one chunk of ``history``: the codes of one provider, when the oldest bar began
+        that their features look at, and when the newest of the given did. Series far apart in time are kept apart."""
+        length = (history.width - history.reach) * self._interval_ns
+        of: dict[tuple[str, int], list[int]] = {}
+        for row in range(len(code)):
+            place = (history.series[int(code[row])].provider, int(ts[row]) // length)
+            of.setdefault(place, []).append(row)
         ranges = []
-        for codes in of.values():
-            times = ts[np.isin(code, codes)]
-            ranges.append((np.array(codes, np.int32), int(times.min()) - reach, int(times.max())))
+        for rows in of.values():
+            times = ts[rows]
+            since = int(times.min()) - self._reach * self._interval_ns
+            ranges.append((np.unique(code[rows]), since, int(times.max())))
         return ranges
 
     async def _read(self, history: BarHistory, codes: I32, since: int, until: int) -> None:
