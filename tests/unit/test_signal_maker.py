@@ -246,7 +246,7 @@ steps = st.lists(
         ("read", 4),
         ("commit", None),
         ("crash", None),
-        ("write", [("A", -2, 90.0)]),
+        ("write", [("A", -4, 103.0)]),
     ]
 )
 @given(steps)
