@@ -33,9 +33,9 @@ pytestmark = [
 class Mdp:
     """The command line, on services of its own."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **settings: str) -> None:
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("MDP_", "REDIS_", "DATABASE_"))}
-        self._env = keep | {"MDP_HOME": str(home), "MDP_TELEMETRY__METRICS_PORT": "0"}
+        self._env = keep | {"MDP_HOME": str(home), "MDP_TELEMETRY__METRICS_PORT": "0"} | settings
         self._cwd = home
 
     def start(self, *args: str) -> subprocess.Popen[str]:
