@@ -184,10 +184,7 @@ def check(
     try:
         settings = Settings.model_validate(layers.values)
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        return None, [
-            sentence(detail, layers.where, Settings) for detail in details if not _follows(detail, details)
-        ]
+        return None, sentences(error, layers.where, Settings)
     if problem := _unknown_bus(settings, layers):
         return None, [problem]
     settings._file = layers.file
@@ -331,25 +328,30 @@ def _unknown_bus(settings: Settings, layers: _Layers) -> str | None:
 # --- from pydantic's errors to sentences ---------------------------------------------------------------------
 
 
-def sentence(
-    detail: ErrorDetails,
+def sentences(
+    error: ValidationError,
     where: Callable[[str], str],
     root: type[Section],
     whole: str = "the configuration",
-) -> str:
-    """One of pydantic's errors about a section ``root``, for a person.
+) -> list[str]:
+    """What pydantic found wrong with a section ``root``, for a person.
 
     Args:
         where: what stands before the path of a key: mostly the file.
         whole: what ``root`` is, after "is no key of".
     """
+    details = error.errors(include_url=False)
+    return [_sentence(d, where, root, whole) for d in details if not _follows(d, details)]
+
+
+def _sentence(detail: ErrorDetails, where: Callable[[str], str], root: type[Section], whole: str) -> str:
     model, info, parts = _resolve(detail["loc"], root)
     problem = detail["ctx"]["error"] if detail["type"] == "value_error" else None
     if isinstance(problem, KeyProblem):
         parts = [*parts, *problem.key.split(".")]
         model, info, _ = _resolve(tuple(parts), root)
     path = ".".join(parts)
-    place = f"{where(path)}: {path}"
+    place = f"{where(path)}: {path}" if path else where(path)
     if detail["type"] == "extra_forbidden":
         return f"{place}: is no key of {whole}; {_nearest(parts[-1], list(model.model_fields))}"
     if detail["type"] == "missing":
@@ -399,7 +401,7 @@ def _resolve(
 
 
 def _is_tag(step: str) -> bool:
-    return step in ("int", "str", "float", "none") or step.startswith(("function-", "constrained-"))
+    return step in ("int", "str", "float", "none", "[key]") or step.startswith(("function-", "constrained-"))
 
 
 _MUST: Final = {

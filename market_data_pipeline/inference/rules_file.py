@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 import market_data_pipeline
 from market_data_core.config import Settings
-from market_data_core.config_files import parse_yaml, sentence
+from market_data_core.config_files import parse_yaml, sentences
 from market_data_core.errors import ConfigError
 from market_data_pipeline.inference.rule import Rule, RuleCompiler, RuleSection
 
@@ -102,7 +103,7 @@ def check_rules(content: bytes, file: Path, features: Collection[str]) -> tuple[
         try:
             section = RuleSection.model_validate(entry)
         except ValidationError as error:
-            problems += _sentences(error, place)
+            problems += sentences(error, partial(_constant, place), RuleSection, "a rule")
             continue
         if section.name in names:
             problems.append(f"{place}: name: is the name of a rule above too; take another")
@@ -125,11 +126,8 @@ def _entries(content: bytes, file: Path) -> list[Any]:
     return written
 
 
-def _sentences(error: ValidationError, place: str) -> list[str]:
-    def where(_: str) -> str:
-        return place
-
-    return [sentence(detail, where, RuleSection, "a rule") for detail in error.errors(include_url=False)]
+def _constant(place: str, _: str) -> str:
+    return place
 
 
 def _called(entry: Any, number: int) -> str:
