@@ -31,6 +31,7 @@ VARIABLES: Final = {"REDIS_URI": "bus.redis.uri", "DATABASE_URL": "store.url"}
 BUILT_IN_BUSES: Final = ("redis", "memory")
 
 _LONGEST_NUMBER: Final = 400
+_DEEPEST: Final = 32
 _PLACEHOLDER: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}|\$\{")
 
 
@@ -76,6 +77,12 @@ class _Loader(yaml.SafeLoader):
 
     def fetch_tag(self) -> None:
         raise yaml.scanner.ScannerError(None, None, "a tag such as !name is not understood", self.get_mark())
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        # PyYAML's time to scan brackets within brackets grows with the square of their depth.
+        if self.flow_level >= _DEEPEST:
+            raise yaml.scanner.ScannerError(None, None, "it is nested too deeply", self.get_mark())
+        super().fetch_flow_collection_start(token)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -227,7 +234,7 @@ def parse_yaml(content: bytes, file: Path) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: {_yaml_problem(error)}") from None
     except RecursionError:
-        raise ConfigError(f"{file}: is nested too deeply; take out some of its brackets") from None
+        raise ConfigError(f"{file}: is nested too deeply; take out some of its lists") from None
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
