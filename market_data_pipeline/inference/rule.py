@@ -88,6 +88,11 @@ class Rule:
     meta: tuple[tuple[str, Template | float | bool | None], ...]
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """All that it reads."""
+        return tuple(dict.fromkeys((*self.condition.features, *self.said)))
+
+    @property
     def said(self) -> tuple[str, ...]:
         """The features that its ``meta`` tells."""
         told = (value.features for _, value in self.meta if isinstance(value, Template))

@@ -16,9 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_core.batch import I64
+from market_data_core.events import BarSeries
 from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.adapter import Decisions, InferenceAdapter
 from market_data_pipeline.inference.adapters.rules import Rules
+from market_data_pipeline.inference.checking import checked
 from market_data_pipeline.inference.rules_file import load_rules
 from tests.unit.rule_samples import FEATURES, SERIES, every, rules, table
 
@@ -91,8 +93,8 @@ def tables(draw: st.DrawFn) -> tuple[FeatureTable, I64]:
 @settings(max_examples=150, deadline=None)
 @given(tables())
 def test_the_same_rows_fire_as_with_pandas(asked: tuple[FeatureTable, I64]) -> None:
-    adapter = rules(*(written for written, _ in _RULES))
-    assert _rows(adapter.decide(*asked)) == _expected(*asked)
+    decided = checked(rules(*(written for written, _ in _RULES)).decide(*asked), *asked)
+    assert _rows(decided) == _expected(*asked)
 
 
 @settings(max_examples=50, deadline=None)
@@ -262,6 +264,34 @@ def test_names_tell_series_apart() -> None:
     adapter = rules({"name": "high_{symbol}_{interval}:{provider}", "condition": "rsi > 0"})
     decided = adapter.decide(bars, every(bars))
     assert list(decided.name) == ["high_SPY_1m:p1", "high_BRK.A_1m:p1", "high_SPY_5m:p2"]
+
+
+def test_of_two_rules_that_come_to_one_name_the_later_counts() -> None:
+    bars = table([0, 1], {})
+    written: list[dict[str, object]] = [
+        {"name": "up_{symbol}", "condition": "rsi > 0", "signal": 1.0, "cooldown": "1s"},
+        {"name": "other", "condition": "rsi > 0", "signal": 2.0},
+        {"name": "up_SPY", "condition": "rsi > 0", "signal": 3.0, "meta": {"m": 1}},
+    ]
+    decided = checked(rules(*written).decide(bars, every(bars)), bars, every(bars))
+    assert [(r, n, v) for r, n, v, _ in _rows(decided)] == [
+        (0, "other", 2.0),
+        (0, "up_SPY", 3.0),
+        (1, "up_BRK.A", 1.0),
+        (1, "other", 2.0),
+        (1, "up_SPY", 3.0),
+    ]
+    assert [meta.get("m") for meta in decided.meta] == [None, 1, None, None, 1]
+    assert decided.cooldown_ns is not None
+    assert decided.cooldown_ns.tolist() == [0, 0, 10**9, 0, 0]
+
+
+def test_a_name_is_cut_where_a_symbol_makes_it_too_long_and_can_be_printed() -> None:
+    bars = table([0], {})
+    odd = (BarSeries("p", "S\x01" + "Y" * 62, "1m"),)
+    of = FeatureTable(odd, bars.code, bars.ts, bars.at, bars.columns, bars.previous)
+    decided = rules({"name": "high_{symbol}", "condition": "rsi > 0"}).decide(of, every(of))
+    assert checked(decided, of, every(of)).name == ["high_S?" + "Y" * 57]
 
 
 def test_no_meta_is_shared_between_signals() -> None:

@@ -18,6 +18,7 @@ from market_data_pipeline.inference.rules_file import (
     check_rules,
     load_rules,
     locate,
+    problems_of,
     rules_of,
 )
 from tests.unit.rule_samples import FEATURES
@@ -150,15 +151,13 @@ def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
 
 
 def test_the_default_name_falls_back_to_the_rules_that_come_along(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = Path.cwd()
     monkeypatch.chdir(tmp_path)
     settings = load(None, environ={})
-    found = locate(settings)
-    assert found.samefile(root / "configs" / "rules.yaml")
-    out = capsys.readouterr()
-    assert "the rules that come with mdp are used" in out.out + out.err
+    assert locate(settings).samefile(root / "configs" / "rules.yaml")
+    assert problems_of(settings) == []
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "rules.yaml").touch()
     assert locate(settings) == Path("configs/rules.yaml")
@@ -168,3 +167,29 @@ def test_any_other_name_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     settings = load(None, environ={"MDP_INFERENCE__ADAPTERS__RULES__FILE": "my/rules.yaml"})
     assert locate(settings) == Path("my/rules.yaml")
+    assert problems_of(settings) == [
+        "my/rules.yaml: there is no such file; write it, or name another in inference.adapters.rules.file"
+    ]
+    disabled = {"MDP_INFERENCE__ADAPTERS__RULES__ENABLED": "false"}
+    assert problems_of(load(None, environ=disabled)) == []
+
+
+def test_rules_may_use_what_is_configured_and_what_is_always_there(tmp_path: Path) -> None:
+    rules, config = tmp_path / "rules.yaml", tmp_path / "streaming.yaml"
+    condition = "vwap_1m > price and own > 0 and retuns > returns"
+    rules.write_bytes(
+        _yaml({**GOOD, "condition": condition}, {**GOOD, "name": "b", "condition": "volum > 1"})
+    )
+    config.write_text(
+        f"inference: {{adapters: {{rules: {{file: {rules}}}}}}}\n"
+        "features: {windows: [{name: vwap_1m, horizon: 60s}, {name: own, horizon: 60s, kind: vol}]}"
+    )
+    assert problems_of(load(config, environ={})) == [
+        f"{rules}: rule a: condition: column 33: 'retuns' is no feature; did you mean returns or log_return?",
+        f"{rules}: rule b: condition: column 1: 'volum' is no feature; did you mean volume?",
+    ]
+    rules.write_bytes(_yaml({**GOOD, "condition": "own > 0"}, {**GOOD, "name": "b"}))
+    assert problems_of(load(config, environ={"MDP_INFERENCE__INTERVAL": "30s"})) == [
+        f"{rules}: rule a: cannot be had from these bars: features.windows: own has a horizon of 60s, which holds "
+        "2 bars of 30s, and it needs 3; lengthen it or take shorter bars"
+    ]

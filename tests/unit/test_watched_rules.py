@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
 from market_data_core.clock import ManualClock
+from market_data_core.config_files import load
 from market_data_core.errors import ConfigError
 from market_data_pipeline.inference.adapter import InferenceAdapter
+from market_data_pipeline.inference.adapters import watched_rules
 from market_data_pipeline.inference.adapters.watched_rules import WatchedRules
 from tests.unit.rule_samples import FEATURES, every, table
 
@@ -34,7 +38,17 @@ class Watch:
         self.file.write_text(HIGH)
         self.failures: list[str] = []
         self.clock = ManualClock()
-        self.rules = WatchedRules(self.file, FEATURES, on_failure=lambda e: self.failures.append(str(e)))
+        self.rules = WatchedRules(
+            self.file,
+            FEATURES,
+            check=self._check,
+            on_failure=lambda e: self.failures.append(str(e)),
+            clock=self.clock,
+        )
+
+    def _check(self, features: Sequence[str]) -> None:
+        if "volatility" in features:
+            raise ConfigError("volatility needs other bars")
 
     def look(self, times: int = 1) -> bool:
         """Whether the rules were replaced at the last of so many looks, a second apart."""
@@ -54,6 +68,17 @@ class Watch:
     def fired(self) -> list[int]:
         rows: list[int] = self.rules.decide(BARS, every(BARS)).row.tolist()
         return rows
+
+
+@pytest.fixture
+def logged(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is logged, however a test before has set logging up."""
+    capture = LogCapture()
+    wrapper = structlog.make_filtering_bound_logger(0)
+    monkeypatch.setattr(
+        watched_rules, "log", structlog.wrap_logger(None, processors=[capture], wrapper_class=wrapper)
+    )
+    return capture.entries
 
 
 @pytest.fixture
@@ -88,6 +113,18 @@ def test_a_change_just_after_the_start_is_seen(watch: Watch) -> None:
     os.utime(watch.file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert any([watch.look(), watch.look(), watch.look()])
     assert watch.fired == [0]
+
+
+def test_a_file_that_was_left_alone_for_a_second_counts_at_once(watch: Watch) -> None:
+    watch.look(2)
+    watch.replace(LOW)
+    watch.clock.advance(watch.file.stat().st_mtime_ns - watch.clock.now())
+    assert watch.look(), "and not at the next look, which may be at the next bar"
+    assert watch.fired == [0]
+    watch.replace(HIGH)
+    os.utime(watch.file, ns=(0, watch.clock.now() + SECOND))
+    assert not watch.look(), "it was written just now"
+    assert watch.look()
 
 
 def test_the_file_is_looked_at_once_a_second_at_most(watch: Watch) -> None:
@@ -130,10 +167,14 @@ def test_a_file_being_written_is_left_alone(watch: Watch) -> None:
         (_rule("rssi > 70"), "column 1: 'rssi' is no feature; did you mean rsi?"),
         (HIGH + _rule("rsi >", "s"), "rule s: condition: column 6"),
         (HIGH + HIGH, "is the name of a rule above too"),
+        (
+            _rule("volatility > 1"),
+            "rules.yaml: rule r: cannot be had from these bars: volatility needs other bars",
+        ),
     ],
 )
 def test_broken_rules_change_nothing_and_are_said_once(
-    watch: Watch, broken: str, says: str, capsys: pytest.CaptureFixture[str]
+    watch: Watch, broken: str, says: str, logged: list[Any]
 ) -> None:
     watch.look(2)
     watch.replace(broken)
@@ -141,8 +182,7 @@ def test_broken_rules_change_nothing_and_are_said_once(
     assert (watch.fired, watch.rules.generation, watch.rules.features) == ([2], 1, ("price", "rsi"))
     assert len(watch.failures) == 1
     assert says in watch.failures[0]
-    logged = capsys.readouterr()
-    assert (logged.out + logged.err).count("the rules stay as they were") == 1
+    assert [(entry["log_level"], entry["problem"]) for entry in logged] == [("error", watch.failures[0])]
 
     watch.replace(broken + "\n# still")
     watch.look(3)
@@ -153,9 +193,7 @@ def test_broken_rules_change_nothing_and_are_said_once(
     assert (watch.fired, watch.rules.generation) == ([0], 2)
 
 
-def test_a_file_that_goes_away_changes_nothing_until_it_is_back(
-    watch: Watch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_goes_away_changes_nothing_until_it_is_back(watch: Watch, logged: list[Any]) -> None:
     watch.look(2)
     watch.file.unlink()
     assert not any(watch.look() for _ in range(5))
@@ -163,11 +201,10 @@ def test_a_file_that_goes_away_changes_nothing_until_it_is_back(
         f"{watch.file}: there is no such file; write it, or name another in inference.adapters.rules.file"
     ]
     assert watch.fired == [2]
-    capsys.readouterr()
     watch.file.write_text(HIGH)
     assert not watch.look(2), "they are the same rules"
-    logged = capsys.readouterr()
-    assert "the rules file is again as it was" in logged.out + logged.err
+    assert [entry["log_level"] for entry in logged] == ["error", "info"]
+    assert logged[1]["event"] == "the rules file is again as it was"
     watch.file.unlink()
     watch.look()
     watch.file.write_text(LOW)
@@ -187,6 +224,25 @@ def test_a_link_that_is_turned_to_another_file_is_a_change(watch: Watch, tmp_pat
     (tmp_path / "next").replace(data)
     assert [rules.refresh(i * SECOND) for i in range(4)] == [False, True, False, False]
     assert rules.decide(BARS, every(BARS)).row.tolist() == [0]
+
+
+def test_they_are_made_from_the_settings_and_checked_against_the_bars(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logged: list[Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rules = WatchedRules.from_settings(load(None, environ={}))
+    assert "the rules that come with mdp are used" in logged.pop()["event"]
+    assert rules.features == ("price", "momentum", "volatility", "rsi")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "rules.yaml").write_text(_rule("ret_30s > 0"))
+    WatchedRules.from_settings(load(None, environ={"MDP_INFERENCE__INTERVAL": "30s"}))
+    (tmp_path / "configs" / "rules.yaml").write_text(_rule("vol_5m > 0"))
+    five_minutes = load(None, environ={"MDP_INFERENCE__INTERVAL": "5m"})
+    with pytest.raises(
+        ConfigError, match=r"rule r: cannot be had from these bars: features\.windows: vol_5m has"
+    ):
+        WatchedRules.from_settings(five_minutes)
+    assert logged == []
 
 
 def test_what_cannot_be_used_at_the_start_is_an_error(tmp_path: Path) -> None:
