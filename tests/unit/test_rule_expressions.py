@@ -255,6 +255,7 @@ def _refused(text: str) -> tuple[int, str]:
     return 0, ""
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_a_condition_or_a_mistake_in_it(text: str) -> None:
     column, said = _refused(text)
@@ -262,6 +263,7 @@ def test_any_text_is_a_condition_or_a_mistake_in_it(text: str) -> None:
     said.encode()
 
 
+@settings(deadline=None)
 @given(CONDITIONS, st.data())
 def test_a_condition_with_a_hole_is_no_other_error(text: str, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(text)))
