@@ -17,7 +17,8 @@ from tests.unit.hostile import written
 ROOT: Final = Path(__file__).resolve().parents[2]
 FILE: Final = Path(__file__).with_name("hostile_expressions.yaml")
 HOSTILE: Final[dict[str, list[Any]]] = yaml.safe_load(FILE.read_text("utf-8"))
-LIMIT_MS: Final = 50
+LIMIT_MS: Final = {"conditions": 50, "templates": 50, "files": 500}
+"""PyYAML reads a thousand lines in 50 ms; what is looked for are files that take minutes."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_it_is_refused_at_once_and_nothing_runs(outcome: dict[str, list[Any]], k
     found = outcome[kind][i]
     assert found["error"] == ("ConfigError" if kind == "files" else "ExpressionError"), found
     assert found["events"] == []
-    assert found["ms"] < LIMIT_MS
+    assert found["ms"] < LIMIT_MS[kind]
     assert 0 < len(found["says"]) < 400
     assert "\n" not in found["says"]
     if kind != "files":
