@@ -31,6 +31,7 @@ VARIABLES: Final = {"REDIS_URI": "bus.redis.uri", "DATABASE_URL": "store.url"}
 BUILT_IN_BUSES: Final = ("redis", "memory")
 
 _LONGEST_NUMBER: Final = 400
+_DEEPEST: Final = 32
 _PLACEHOLDER: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}|\$\{")
 
 
@@ -76,6 +77,12 @@ class _Loader(yaml.SafeLoader):
 
     def fetch_tag(self) -> None:
         raise yaml.scanner.ScannerError(None, None, "a tag such as !name is not understood", self.get_mark())
+
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        # PyYAML's time to scan brackets within brackets grows with the square of their depth.
+        if self.flow_level >= _DEEPEST:
+            raise yaml.scanner.ScannerError(None, None, "it is nested too deeply", self.get_mark())
+        super().fetch_flow_collection_start(token)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -184,10 +191,7 @@ def check(
     try:
         settings = Settings.model_validate(layers.values)
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        return None, [
-            sentence(detail, layers.where, Settings) for detail in details if not _follows(detail, details)
-        ]
+        return None, sentences(error, layers.where, Settings)
     if problem := _unknown_bus(settings, layers):
         return None, [problem]
     settings._file = layers.file
@@ -230,7 +234,7 @@ def parse_yaml(content: bytes, file: Path) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError(f"{file}: {_yaml_problem(error)}") from None
     except RecursionError:
-        raise ConfigError(f"{file}: is nested too deeply; take out some of its brackets") from None
+        raise ConfigError(f"{file}: is nested too deeply; take out some of its lists") from None
 
 
 def _yaml_problem(error: yaml.YAMLError) -> str:
@@ -331,25 +335,30 @@ def _unknown_bus(settings: Settings, layers: _Layers) -> str | None:
 # --- from pydantic's errors to sentences ---------------------------------------------------------------------
 
 
-def sentence(
-    detail: ErrorDetails,
+def sentences(
+    error: ValidationError,
     where: Callable[[str], str],
     root: type[Section],
     whole: str = "the configuration",
-) -> str:
-    """One of pydantic's errors about a section ``root``, for a person.
+) -> list[str]:
+    """What pydantic found wrong with a section ``root``, for a person.
 
     Args:
         where: what stands before the path of a key: mostly the file.
         whole: what ``root`` is, after "is no key of".
     """
+    details = error.errors(include_url=False)
+    return [_sentence(d, where, root, whole) for d in details if not _follows(d, details)]
+
+
+def _sentence(detail: ErrorDetails, where: Callable[[str], str], root: type[Section], whole: str) -> str:
     model, info, parts = _resolve(detail["loc"], root)
     problem = detail["ctx"]["error"] if detail["type"] == "value_error" else None
     if isinstance(problem, KeyProblem):
         parts = [*parts, *problem.key.split(".")]
         model, info, _ = _resolve(tuple(parts), root)
     path = ".".join(parts)
-    place = f"{where(path)}: {path}"
+    place = f"{where(path)}: {path}" if path else where(path)
     if detail["type"] == "extra_forbidden":
         return f"{place}: is no key of {whole}; {_nearest(parts[-1], list(model.model_fields))}"
     if detail["type"] == "missing":
@@ -399,7 +408,7 @@ def _resolve(
 
 
 def _is_tag(step: str) -> bool:
-    return step in ("int", "str", "float", "none") or step.startswith(("function-", "constrained-"))
+    return step in ("int", "str", "float", "none", "[key]") or step.startswith(("function-", "constrained-"))
 
 
 _MUST: Final = {

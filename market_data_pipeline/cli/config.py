@@ -45,14 +45,18 @@ def validate(
     ctx: typer.Context,
     file: Annotated[Path | None, typer.Argument(help="Instead of --config.", metavar="FILE")] = None,
 ) -> None:
-    """Read the configuration as every command would, and name everything that is wrong with it.
+    """Read the configuration and the rules as every command would, and name everything that is wrong with them.
 
     \b
     mdp config validate configs/production.yaml
     """
+    from market_data_pipeline.inference import rules_file
+
     settings, problems = check(file or context.options(ctx).config)
+    if settings is not None:
+        problems = rules_file.problems_of(settings)
     as_json = context.options(ctx).json
-    if settings is None:
+    if settings is None or problems:
         if as_json:
             context.emit({"valid": False, "problems": problems})
         for problem in problems[:-1]:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, cast
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from market_data_core.config_section import Duration, Number, Section, key
 from market_data_core.errors import ExpressionError
@@ -18,6 +18,7 @@ from market_data_pipeline.inference.templates import TEXTS, Template
 
 MAX_META: Final = 32
 """Entries of one rule's ``meta``."""
+MAX_COOLDOWN_NS: Final = 365 * 86_400 * 10**9
 OWN_META: Final = ("adapter", "window", "price")
 """What is in the ``meta`` of every signal of a rule, and therefore in no rule's own."""
 
@@ -29,6 +30,12 @@ def _scalar(value: Any) -> Any:
     nested = isinstance(value, dict | list)
     if nested or (isinstance(value, int | float) and not abs(value) < 1e300):
         raise ValueError("must be a text, a finite number, true, false or null")
+    return value
+
+
+def _not_forever(value: Any) -> Any:
+    if isinstance(value, str) and parse_interval(value) > MAX_COOLDOWN_NS:
+        raise ValueError("must be at most 365d")
     return value
 
 
@@ -53,7 +60,7 @@ class RuleSection(Section):
         "level",
         "level: on each bar for which the condition is true; edge: unless it was true on the bar before.",
     )
-    cooldown: Duration | None = key(
+    cooldown: Annotated[Duration, AfterValidator(_not_forever)] | None = key(
         None, "For how long the rule is silent for a symbol after a signal.", example="60s"
     )
     symbols: tuple[_Pattern, ...] | None = key(
@@ -79,6 +86,11 @@ class Rule:
     cooldown_ns: int
     symbols: tuple[re.Pattern[str], ...] | None
     meta: tuple[tuple[str, Template | float | bool | None], ...]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """All that it reads."""
+        return tuple(dict.fromkeys((*self.condition.features, *self.said)))
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -131,16 +143,15 @@ class RuleCompiler:
         self.problems.append(f"{self._place}: {key}: {problem}")
 
     def _name(self, text: str) -> Template | None:
-        if not _NAME.match(text):
-            self._problem(
-                "name", "must be letters, digits, '.', '_', ':' and '-', and fields such as {symbol}"
-            )
-            return None
         try:
-            return _unvarying(Template(text, self._features))
+            name = _unvarying(Template(text, self._features))
         except ExpressionError as error:
             self._problem("name", error)
             return None
+        if _NAME.match(text):
+            return name
+        self._problem("name", "must be letters, digits, '.', '_', ':' and '-', and fields such as {symbol}")
+        return None
 
     def _meta(self, called: str, value: Any) -> Template | float | bool | None:
         if called in OWN_META:

@@ -7,20 +7,21 @@ rule, the key, the column, and the fix.
 from __future__ import annotations
 
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, cast
 
-import structlog
 from pydantic import ValidationError
 
 import market_data_pipeline
 from market_data_core.config import Settings
-from market_data_core.config_files import parse_yaml, sentence
+from market_data_core.config_files import parse_yaml, sentences
 from market_data_core.errors import ConfigError
+from market_data_core.events import parse_interval
+from market_data_pipeline.features.definitions import definitions, feature_names
+from market_data_pipeline.inference.decider import interval_of
 from market_data_pipeline.inference.rule import Rule, RuleCompiler, RuleSection
-
-log = structlog.get_logger(__name__)
 
 DEFAULT_FILE: Final = "configs/rules.yaml"
 MAX_BYTES: Final = 1_048_576
@@ -28,21 +29,39 @@ MAX_RULES: Final = 1000
 
 
 def locate(settings: Settings) -> Path:
-    """Where the rules are that ``settings`` name.
-
-    Where there is nothing by the default name, they are those that come along with mdp, and the log says so.
-    """
+    """Where the rules are that ``settings`` name; where there is nothing by the default name, the ones that come
+    with mdp."""
     given = settings.inference.adapters.rules.file
     path = settings.locate(given)
-    if path.exists() or given != DEFAULT_FILE:
-        return path
+    return path if path.exists() or given != DEFAULT_FILE else shipped()
+
+
+def shipped() -> Path:
+    """The rules that come with mdp: in the package when it is installed, else in the checkout."""
     package = Path(market_data_pipeline.__file__).parent
-    shipped = next(
-        (found for base in (package, package.parent) if (found := base / DEFAULT_FILE).is_file()), path
-    )
-    if shipped != path:
-        log.info("there is no rules file here, so the rules that come with mdp are used", rules=str(shipped))
-    return shipped
+    inside = package / DEFAULT_FILE
+    return inside if inside.is_file() else package.parent / DEFAULT_FILE
+
+
+def computable(settings: Settings) -> Callable[[Sequence[str]], object]:
+    """A check that features can be computed from the bars of ``inference.interval``."""
+    interval_ns = parse_interval(interval_of(settings))
+    return lambda names: definitions(settings.features, interval_ns, names)
+
+
+def nothing(_: object) -> None:
+    """A check that everything passes."""
+
+
+def problems_of(settings: Settings) -> list[str]:
+    """What is wrong with the rules that ``settings`` name, one sentence each; nothing while rules are disabled."""
+    if not settings.inference.adapters.rules.enabled:
+        return []
+    file = locate(settings)
+    try:
+        return check_rules(read(file), file, feature_names(settings.features), computable(settings))[1]
+    except ConfigError as error:
+        return [str(error)]
 
 
 def load_rules(file: Path, features: Collection[str]) -> tuple[Rule, ...]:
@@ -54,9 +73,11 @@ def load_rules(file: Path, features: Collection[str]) -> tuple[Rule, ...]:
     return rules_of(read(file), file, features)
 
 
-def rules_of(content: bytes, file: Path, features: Collection[str]) -> tuple[Rule, ...]:
-    """:func:`load_rules` of what was read already."""
-    rules, problems = check_rules(content, file, features)
+def rules_of(
+    content: bytes, file: Path, features: Collection[str], check: Callable[[Sequence[str]], object] = nothing
+) -> tuple[Rule, ...]:
+    """:func:`load_rules` of what was read already. ``check`` is as in :func:`check_rules`."""
+    rules, problems = check_rules(content, file, features, check)
     if problems:
         more = f" (and {len(problems) - 1} more: mdp config validate lists them)" if len(problems) > 1 else ""
         raise ConfigError(problems[0] + more)
@@ -88,8 +109,14 @@ def read(file: Path) -> bytes:
     return content
 
 
-def check_rules(content: bytes, file: Path, features: Collection[str]) -> tuple[tuple[Rule, ...], list[str]]:
-    """The rules that are right, and one sentence for each problem."""
+def check_rules(
+    content: bytes, file: Path, features: Collection[str], check: Callable[[Sequence[str]], object] = nothing
+) -> tuple[tuple[Rule, ...], list[str]]:
+    """The rules that are right, and one sentence for each problem.
+
+    Args:
+        check: called with the features of each rule; a ConfigError is a problem of it.
+    """
     try:
         written = _entries(content, file)
     except ConfigError as error:
@@ -102,7 +129,7 @@ def check_rules(content: bytes, file: Path, features: Collection[str]) -> tuple[
         try:
             section = RuleSection.model_validate(entry)
         except ValidationError as error:
-            problems += _sentences(error, place)
+            problems += sentences(error, partial(_constant, place), RuleSection, "a rule")
             continue
         if section.name in names:
             problems.append(f"{place}: name: is the name of a rule above too; take another")
@@ -110,8 +137,13 @@ def check_rules(content: bytes, file: Path, features: Collection[str]) -> tuple[
         compiler = RuleCompiler(features, place)
         rule = compiler.rule(section)
         problems += compiler.problems
-        if rule is not None:
+        if rule is None:
+            continue
+        try:
+            check(rule.features)
             rules.append(rule)
+        except ConfigError as error:
+            problems.append(f"{place}: cannot be had from these bars: {error}")
     return tuple(rules), problems
 
 
@@ -125,11 +157,8 @@ def _entries(content: bytes, file: Path) -> list[Any]:
     return written
 
 
-def _sentences(error: ValidationError, place: str) -> list[str]:
-    def where(_: str) -> str:
-        return place
-
-    return [sentence(detail, where, RuleSection, "a rule") for detail in error.errors(include_url=False)]
+def _constant(place: str, _: str) -> str:
+    return place
 
 
 def _called(entry: Any, number: int) -> str:

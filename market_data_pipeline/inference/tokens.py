@@ -26,11 +26,15 @@ _TOKEN: Final = re.compile(
     # Everything that begins as a number, so that 0x10, 1_000 and 2rsi are refused as a whole.
     r"|(?P<number>(?:[0-9]|\.[0-9])(?:[eE][+-]|[A-Za-z0-9_.])*)"
     r"|(?P<name>[A-Za-z_][A-Za-z0-9_]*)"
-    r"|(?P<sign>\*\*|//|<<|>>|<=|>=|==|!=|[-+*/%()<>,])"
+    r"|(?P<sign>\*\*|//|<<|>>|<=|>=|==|!=|=>|=<|[-+*/%()<>,])"
 )
 _NUMBER: Final = re.compile(r"(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\Z")
+_FOREIGN: Final = frozenset({"**", "//", "<<", ">>", "=>", "=<"})
+"""Read as one sign only to be refused as one."""
 _HINTS: Final = {
     "=": "write == to compare",
+    "=>": "write >=",
+    "=<": "write <=",
     "&": "write and",
     "|": "write or",
     "!": "write not, or != to compare",
@@ -101,7 +105,7 @@ def _token(match: re.Match[str]) -> Token | None:
         return Token("number", text, column)
     if match.lastgroup == "name":
         return Token("word" if text in WORDS else "name", text, column)
-    if text in ("**", "//", "<<", ">>"):
+    if text in _FOREIGN:
         raise _stray(text, column)
     return Token("sign", text, column)
 

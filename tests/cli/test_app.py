@@ -362,6 +362,22 @@ def test_config_validate_names_everything_that_is_wrong(mdp: Mdp, tmp_path: Path
     assert mdp("config", "validate", "--config", "own.yaml") == Ended(0, "own.yaml: valid\n", "")
 
 
+def test_config_validate_reads_the_rules_too(mdp: Mdp, tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "rules.yaml").write_text(
+        "- {name: a, condition: rssi > 70, signal: 1, score: 2}\n- {name: b, condition: rsi >, signal: 1, score: 1}"
+    )
+    (tmp_path / "own.yaml").write_text("version: 1")
+    says = [
+        "configs/rules.yaml: rule a: score: must be at most 1.0 (got 2); set it to e.g. 0.7",
+        "configs/rules.yaml: rule b: condition: column 6: the end cannot stand here after '>'",
+    ]
+    ended = mdp("config", "validate", "own.yaml")
+    assert (ended.code, ended.out, ended.err) == (2, "", "".join(f"mdp: {text}\n" for text in says))
+    ended = mdp("config", "validate", "own.yaml", "--json")
+    assert json.loads(ended.out) == {"valid": False, "problems": says}
+
+
 def test_dev_starts_shows_and_stops(mdp: Mdp) -> None:
     assert mdp("dev", "status").code == 1
     try:

@@ -15,6 +15,8 @@ from market_data_pipeline.inference.rule import Rule
 from market_data_pipeline.inference.templates import Template
 
 NAME: Final = "rules"
+MAX_NAME: Final = 64
+"""Longest name of a signal; one that a long symbol makes longer is cut."""
 _PRICE: Final = "price"
 
 
@@ -32,8 +34,9 @@ class Rules:
         self._rules = tuple(rules)
         used = dict.fromkeys([_PRICE])
         for rule in self._rules:
-            used.update(dict.fromkeys((*rule.condition.features, *rule.said)))
+            used.update(dict.fromkeys(rule.features))
         self._features = tuple(used)
+        self._varying = any(rule.name.varies for rule in self._rules)
         self._series: tuple[BarSeries, ...] = ()
         self._concerned: list[Mask | None] = []
 
@@ -48,17 +51,22 @@ class Rules:
         return any(rule.edge for rule in self._rules)
 
     def decide(self, table: FeatureTable, wanted: I64) -> Decisions:
-        """The signals of the ``wanted`` rows: in the order of the rows, and for one row in that of the rules."""
+        """The signals of the ``wanted`` rows: in the order of the rows, and for one row in that of the rules.
+
+        Where the names of two rules come to the same on one row, the later rule counts.
+        """
         fired = [self._fired(rule, i, table, wanted) for i, rule in enumerate(self._rules)]
         row = np.concatenate(fired) if fired else np.empty(0, np.int64)
         if not len(row):
             return Decisions.none()
-        order = np.argsort(row, kind="stable")
-        which = np.repeat(np.arange(len(fired)), [len(rows) for rows in fired])[order]
         names: list[str] = []
         metas: list[dict[str, Any]] = []
         for rule, rows in zip(self._rules, fired, strict=True):
             _describe(rule, table, rows, names, metas)
+        order = np.argsort(row, kind="stable")
+        if self._varying:
+            order = order[_last(row[order].tolist(), [names[i] for i in order.tolist()])]
+        which = np.repeat(np.arange(len(fired)), [len(rows) for rows in fired])[order]
         at = order.tolist()
         cooldown = np.array([rule.cooldown_ns for rule in self._rules], np.int64)
         return Decisions(
@@ -103,6 +111,16 @@ def _holds(rule: Rule, table: FeatureTable, rows: I64) -> Mask:
     return rule.condition.truth(columns, len(rows)).true
 
 
+def _last(rows: list[int], names: list[str]) -> list[int]:
+    """Where the last of each (row, name) is, in order."""
+    return sorted({key: i for i, key in enumerate(zip(rows, names, strict=True))}.values())
+
+
+def _printable(name: str) -> str:
+    """A name with a symbol in it, as a signal can have it."""
+    return "".join(c if c.isprintable() else "?" for c in name[:MAX_NAME])
+
+
 def _describe(
     rule: Rule, table: FeatureTable, rows: I64, names: list[str], metas: list[dict[str, Any]]
 ) -> None:
@@ -122,5 +140,5 @@ def _describe(
             numbers = {name: values[i] for name, values in said.items()}
             for called, value in rule.meta:
                 meta[called] = value.value(texts, numbers) if isinstance(value, Template) else value
-        names.append(rule.name.render(texts, {}))
+        names.append(_printable(rule.name.render(texts, {})) if rule.name.varies else rule.name.text)
         metas.append(meta)
