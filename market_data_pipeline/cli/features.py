@@ -73,7 +73,7 @@ def features(
     since, until = store.span(start, end)
     symbols = store.names(symbol)
     if not symbols or since is None or until is None:
-        raise UsageError("--symbol: name a symbol")
+        raise UsageError("--symbol: name a symbol, as in --symbol SPY")
     wanted = [w.name for w in settings.features.windows] if names is None else names.split(",")
     chosen = store_formats.chosen(ctx, format)
     offline = OfflineFeatures(

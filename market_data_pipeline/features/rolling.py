@@ -46,6 +46,7 @@ class RollingFeatures:
     def __init__(self, features: Sequence[Feature], history: BarHistory) -> None:
         self.features = tuple(features)
         self.history = history
+        self.reach = reach_of(features)
         self._look_back = look_back(features)
         self._depth = depths(self.features)
 

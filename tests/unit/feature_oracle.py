@@ -80,6 +80,27 @@ def batch(candles: Sequence[Candle], interval: str = "2s", interval_ns: int = IN
     )
 
 
+def walk(seed: int, count: int, price: float = 100.0, step: float = 1e-3) -> list[Candle]:
+    """A random walk: ranges, some windows without volume, every third bar a vendor's."""
+    rng = np.random.default_rng(seed)
+    closes = price * np.exp(np.cumsum(step * rng.standard_normal(count)))
+    return [candle(i, float(close), rng) for i, close in enumerate(closes)]
+
+
+def candle(window: int, close: float, rng: np.random.Generator) -> Candle:
+    open_, volume = close * (1 + 1e-4 * float(rng.standard_normal())), float(rng.integers(0, 4))
+    return Candle(
+        window,
+        close,
+        open=open_,
+        high=max(open_, close) * 1.0001,
+        low=min(open_, close) * 0.9999,
+        volume=volume,
+        notional=None if window % 3 == 0 else close * volume,
+        n_events=int(rng.integers(1, 9)),
+    )
+
+
 def expected(candles: Iterable[Candle], feature: Feature, window: int) -> float:
     """The feature of the bar of ``window``, from the bars (in order) of its series."""
     past = [c for c in candles if c.window <= window]
@@ -122,17 +143,23 @@ def log_returns(closes: Sequence[float]) -> list[float]:
 
 def wilder(closes: Sequence[float], period: int) -> float:
     """The index as Wilder has it: averages that begin with the first close and never end."""
-    changes = [b - a for a, b in pairwise(closes)]
-    if len(changes) < period:
+    if len(closes) <= period:
         return math.nan
+    gain, loss = wilder_averages(closes, period)
+    if loss == 0:
+        return 100.0 if gain > 0 else 50.0
+    return 100.0 - 100.0 / (1.0 + gain / loss)
+
+
+def wilder_averages(closes: Sequence[float], period: int) -> tuple[float, float]:
+    """The averages of gains and of losses."""
+    changes = [b - a for a, b in pairwise(closes)]
     gain = sum(max(c, 0.0) for c in changes[:period]) / period
     loss = sum(max(-c, 0.0) for c in changes[:period]) / period
     for change in changes[period:]:
         gain = (gain * (period - 1) + max(change, 0.0)) / period
         loss = (loss * (period - 1) + max(-change, 0.0)) / period
-    if loss == 0:
-        return 100.0 if gain > 0 else 50.0
-    return 100.0 - 100.0 / (1.0 + gain / loss)
+    return gain, loss
 
 
 def _change(now: float, then: float) -> float:
