@@ -25,8 +25,17 @@ class OfflineFeatures:
     streams that finish with one symbol before the next begins, as those of the store do.
     """
 
-    def __init__(self, features: Sequence[Feature], interval_ns: int, *, by_symbol: bool = False) -> None:
-        self._history = history_for(features, interval_ns)
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        interval_ns: int,
+        *,
+        by_symbol: bool = False,
+        with_previous: bool = False,
+    ) -> None:
+        """``with_previous``: the bar before each is in its table too; see :meth:`RollingFeatures.table`."""
+        self._history = history_for(features, interval_ns, with_previous=with_previous)
+        self._with_previous = with_previous
         self._rolling = RollingFeatures(features, self._history)
         self._by_symbol = by_symbol
 
@@ -40,8 +49,8 @@ class OfflineFeatures:
         """How many windows before the first bar wanted the stream must begin."""
         return self._history.reach
 
-    def tables(self, bars: BarBatch, *, with_previous: bool = False) -> Iterator[FeatureTable]:
-        """The features of ``bars``, in their order; rows of bars before, if asked for, follow in each table.
+    def tables(self, bars: BarBatch) -> Iterator[FeatureTable]:
+        """The features of ``bars``, in their order.
 
         Raises:
             ValueError: the stream is not in order, or a bar is of another interval.
@@ -50,7 +59,7 @@ class OfflineFeatures:
             code = self._history.codes_of(some)
             for piece in self._pieces(code, some.ts):
                 self._history.put(some.take(piece))
-                yield self._rolling.table(code[piece], some.ts[piece], with_previous=with_previous)
+                yield self._rolling.table(code[piece], some.ts[piece], with_previous=self._with_previous)
             if self._by_symbol:
                 self._forget_all_but(code[-1:])
 
@@ -88,6 +97,6 @@ def feature_tables(
     with_previous: bool = False,
 ) -> Iterator[FeatureTable]:
     """:class:`OfflineFeatures` over all ``batches``."""
-    offline = OfflineFeatures(features, interval_ns, by_symbol=by_symbol)
+    offline = OfflineFeatures(features, interval_ns, by_symbol=by_symbol, with_previous=with_previous)
     for bars in batches:
-        yield from offline.tables(bars, with_previous=with_previous)
+        yield from offline.tables(bars)
