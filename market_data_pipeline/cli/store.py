@@ -136,13 +136,13 @@ def bars(
             length = parse_interval(interval)
         except ValueError as error:
             raise UsageError(f"--interval: {error}") from None
-    since, until = _span(start, end)
+    since, until = span(start, end)
     chosen = store_formats.chosen(ctx, format)
 
     async def show() -> None:
         async with await context.open_store(settings) as store:
             pages = store.bar_pages(
-                _names(symbol), interval=format_interval(length), provider=provider, start=since, end=until
+                names(symbol), interval=format_interval(length), provider=provider, start=since, end=until
             )
             with store_formats.bar_writer(chosen, output) as write:
                 async for page in pages:
@@ -171,13 +171,13 @@ def signals(
     from market_data_pipeline.cli import store_formats
 
     settings = context.settings(ctx)
-    since, until = _span(start, end)
+    since, until = span(start, end)
     chosen = store_formats.chosen(ctx, format)
 
     async def read() -> list[dict[str, Any]]:
         async with await context.open_store(settings) as store:
             found = await store.signals(
-                symbols=_names(symbol), provider=provider, name=name, start=since, end=until, limit=limit
+                symbols=names(symbol), provider=provider, name=name, start=since, end=until, limit=limit
             )
         return [
             {
@@ -265,13 +265,13 @@ def _report_current(ctx: typer.Context, version: str | None, missing: str | None
     context.console().print(f"TimescaleDB: {version or f'not used, {missing}'}", markup=False)
 
 
-def _names(symbols: list[str] | None) -> list[str] | None:
+def names(symbols: list[str] | None) -> list[str] | None:
     if not symbols:
         return None
     return [name for part in symbols for name in part.split(",") if name]
 
 
-def _span(start: str | None, end: str | None) -> tuple[int | None, int | None]:
+def span(start: str | None, end: str | None) -> tuple[int | None, int | None]:
     """[from, to) in ns UTC.
 
     Raises:

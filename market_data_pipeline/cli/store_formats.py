@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 import typer
 
+from market_data_core.events import BarSeries
 from market_data_pipeline.cli import context
 
 if TYPE_CHECKING:
-    from market_data_core.batch import BarBatch
+    from market_data_core.batch import I32, BarBatch
+
+_Batch_contra = TypeVar("_Batch_contra", contravariant=True)
 
 BAR_COLUMNS: Final = (
     "provider",
@@ -68,9 +71,70 @@ def show(name: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> N
         context.table(None, columns, [[_cell(row[column]) for column in columns] for row in rows])
 
 
+class Rows(Protocol[_Batch_contra]):
+    """How batches of one kind become rows, and columns of Parquet."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The names in order; :meth:`rows` gives a value for each."""
+        ...
+
+    def rows(self, batch: _Batch_contra) -> list[tuple[Any, ...]]:
+        """One tuple a row; what is not known is None."""
+        ...
+
+    def schema(self) -> Any:
+        """The schema for pyarrow."""
+        ...
+
+    def arrays(self, batch: _Batch_contra) -> list[Any]:
+        """The arrays for pyarrow, in the order of the schema."""
+        ...
+
+
+class _Bars:
+    """Bars as they are stored."""
+
+    columns = BAR_COLUMNS
+
+    def rows(self, batch: BarBatch) -> list[tuple[Any, ...]]:
+        import math
+
+        from market_data_core.codecs import format_times
+
+        names = [tuple(batch.series[code]) for code in batch.code.tolist()]
+        vwap = [None if math.isnan(value) else value for value in batch.vwap.tolist()]
+        numbers = [getattr(batch, name).tolist() for name in ("open", "high", "low", "close", "volume")]
+        counts = (batch.n_events.tolist(), batch.revision.tolist())
+        columns = zip(names, format_times(batch.ts), *numbers, vwap, *counts, strict=True)
+        return [(*series, *rest) for series, *rest in columns]
+
+    def schema(self) -> Any:
+        import pyarrow as pa
+
+        prices = [pa.field(name, pa.float64()) for name in BAR_COLUMNS[4:10]]
+        counts = [pa.field("n_events", pa.int64()), pa.field("revision", pa.int32())]
+        return pa.schema([*series_fields(), pa.field("ts", pa.timestamp("ns", tz="UTC")), *prices, *counts])
+
+    def arrays(self, batch: BarBatch) -> list[Any]:
+        import pyarrow as pa
+
+        columns = series_arrays(batch.series, batch.code)
+        columns.append(pa.array(batch.ts).cast(pa.timestamp("ns", tz="UTC")))
+        columns += [pa.array(getattr(batch, name), from_pandas=True) for name in BAR_COLUMNS[4:]]
+        return columns
+
+
+def bar_writer(name: str, path: Path | None) -> AbstractContextManager[Callable[[BarBatch], None]]:
+    """:func:`writer` for bars."""
+    return writer(name, path, _Bars())
+
+
 @contextmanager
-def bar_writer(name: str, path: Path | None) -> Iterator[Callable[[BarBatch], None]]:
-    """A function that prints batches of bars as they come; what must be ended is ended with the block.
+def writer(
+    name: str, path: Path | None, kind: Rows[_Batch_contra]
+) -> Iterator[Callable[[_Batch_contra], None]]:
+    """A function that prints batches as they come; what must be ended is ended with the block.
 
     Raises:
         UsageError: Parquet would go to a terminal, or a table to a file. MissingExtra: Parquet needs pyarrow.
@@ -80,45 +144,46 @@ def bar_writer(name: str, path: Path | None) -> Iterator[Callable[[BarBatch], No
     if name == "table" and path is not None:
         raise UsageError("--output: choose --format json, csv or parquet for a file")
     if name == "parquet":
-        with _parquet(path) as write:
+        with _parquet(path, kind) as write:
             yield write
         return
     if name == "table":
         rows: list[tuple[Any, ...]] = []
-        yield lambda bars: rows.extend(_rows(bars))
-        context.table(None, BAR_COLUMNS, rows)
+        yield lambda batch: rows.extend(kind.rows(batch))
+        context.table(None, kind.columns, rows)
         return
     with _binary(path) as out:
         if name == "csv":
             import csv
             import io
 
-            out.write((",".join(BAR_COLUMNS) + "\n").encode())
+            out.write((",".join(kind.columns) + "\n").encode())
 
-            def write_csv(bars: BarBatch) -> None:
+            def write_csv(batch: _Batch_contra) -> None:
                 text = io.StringIO()
-                csv.writer(text, lineterminator="\n").writerows(_rows(bars))
+                csv.writer(text, lineterminator="\n").writerows(kind.rows(batch))
                 out.write(text.getvalue().encode())
 
             yield write_csv
         else:
-            yield lambda bars: _json_lines(
-                out, [dict(zip(BAR_COLUMNS, row, strict=True)) for row in _rows(bars)]
+            yield lambda batch: _json_lines(
+                out, [dict(zip(kind.columns, row, strict=True)) for row in kind.rows(batch)]
             )
 
 
-def _rows(bars: BarBatch) -> list[tuple[Any, ...]]:
-    """The bars as rows of :data:`BAR_COLUMNS`; an unknown vwap is None."""
-    import math
+def series_fields() -> list[Any]:
+    """Provider, symbol and interval for the schema of pyarrow."""
+    import pyarrow as pa
 
-    from market_data_core.codecs import format_times
+    return [pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in BarSeries._fields]
 
-    names = [tuple(bars.series[code]) for code in bars.code.tolist()]
-    vwap = [None if math.isnan(value) else value for value in bars.vwap.tolist()]
-    numbers = [getattr(bars, name).tolist() for name in ("open", "high", "low", "close", "volume")]
-    counts = (bars.n_events.tolist(), bars.revision.tolist())
-    columns = zip(names, format_times(bars.ts), *numbers, vwap, *counts, strict=True)
-    return [(*series, *rest) for series, *rest in columns]
+
+def series_arrays(series: Sequence[BarSeries], code: I32) -> list[Any]:
+    """Provider, symbol and interval of each row for pyarrow."""
+    import pyarrow as pa
+
+    names = [pa.array([s[i] for s in series], pa.string()) for i in range(3)]
+    return [pa.DictionaryArray.from_arrays(pa.array(code), column) for column in names]
 
 
 @contextmanager
@@ -146,7 +211,7 @@ def _json_lines(out: IO[bytes], rows: Sequence[dict[str, Any]]) -> None:
 
 
 @contextmanager
-def _parquet(path: Path | None) -> Iterator[Callable[[BarBatch], None]]:
+def _parquet(path: Path | None, kind: Rows[_Batch_contra]) -> Iterator[Callable[[_Batch_contra], None]]:
     from market_data_core.errors import MissingExtra, UsageError
 
     try:
@@ -156,22 +221,12 @@ def _parquet(path: Path | None) -> Iterator[Callable[[BarBatch], None]]:
         raise MissingExtra("writing Parquet needs pyarrow; run: pip install 'mdp[parquet]'") from None
     if path is None and sys.stdout.isatty():
         raise UsageError("--format parquet is not for a terminal: add --output FILE or redirect stdout")
-    names = [pa.field(name, pa.dictionary(pa.int32(), pa.string())) for name in BAR_COLUMNS[:3]]
-    prices = [pa.field(name, pa.float64()) for name in BAR_COLUMNS[4:10]]
-    counts = [pa.field("n_events", pa.int64()), pa.field("revision", pa.int32())]
-    schema = pa.schema([*names, pa.field("ts", pa.timestamp("ns", tz="UTC")), *prices, *counts])
+    schema = kind.schema()
 
-    def write(bars: BarBatch) -> None:
-        code = pa.array(bars.code)
-        columns = [
-            pa.DictionaryArray.from_arrays(code, pa.array([s[i] for s in bars.series], pa.string()))
-            for i in range(3)
-        ]
-        columns.append(pa.array(bars.ts).cast(pa.timestamp("ns", tz="UTC")))
-        columns += [pa.array(getattr(bars, name), from_pandas=True) for name in BAR_COLUMNS[4:]]
-        writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+    def write(batch: _Batch_contra) -> None:
+        file.write_table(pa.Table.from_arrays(kind.arrays(batch), schema=schema))
 
-    with _binary(path) as out, pq.ParquetWriter(out, schema) as writer:
+    with _binary(path) as out, pq.ParquetWriter(out, schema) as file:
         yield write
 
 

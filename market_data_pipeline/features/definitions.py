@@ -26,7 +26,8 @@ those of D. N. Joanes and C. A. Gill, "Comparing measures of sample skewness and
 
 Wilder's averages have no end. Here they begin with the mean of the first n changes among the last ``20 n``
 windows, so that they are a function of a bounded past; what is older would weigh ``(1 - 1/n) ** (19 n)``, less than
-6e-9. Without a loss the index is 100; without any change it is 50. (J. W. Wilder, "New Concepts in Technical Trading
+6e-9. Where windows have no bar there are fewer changes, ``k``, and what is older would weigh ``(1 - 1/n) ** (k - n)``.
+Without a loss the index is 100; without any change it is 50. (J. W. Wilder, "New Concepts in Technical Trading
 Systems", 1978.)
 
 Rules may also use these names, which need no configuration. A configured feature of the same name comes first.

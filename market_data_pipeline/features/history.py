@@ -113,7 +113,8 @@ class BarHistory:
             if self._code.get(self._series[s]) == s:
                 del self._code[self._series[s]]
                 self._free.append(s)
-        self._table = ()
+                self._newest[s], self._since[s] = NO_BAR, np.iinfo(np.int64).max
+        self._table, self._lookup = (), self._lookup[:0]
 
     def chunks(self, code: I32, ts: I64) -> Iterator[I64]:
         """The rows of keys (n) in pieces to be put and evaluated one after the other, older ones first.

@@ -21,10 +21,12 @@ _ROWS: Final = 32
 """Bars of one window that are worth slices of the grid."""
 
 
-def history_for(features: Sequence[Feature], interval_ns: int, ahead: int = 0) -> BarHistory:
-    """An empty history that holds what ``features`` need, of the bars and of the bars before them; with ``ahead``
-    windows more, for whoever puts bars after those that are asked for."""
-    reach = reach_of(features) + look_back(features) + ahead
+def history_for(
+    features: Sequence[Feature], interval_ns: int, *, with_previous: bool = True, ahead: int = 0
+) -> BarHistory:
+    """An empty history that holds what ``features`` need, of bars and, ``with_previous``, of the bars before them too:
+    about twice as much. ``ahead``: windows more, for whoever puts bars after those that are asked for."""
+    reach = reach_of(features) + (look_back(features) if with_previous else 0) + ahead
     return BarHistory(interval_ns, reach, depths(tuple(features)))
 
 
@@ -48,6 +50,7 @@ class RollingFeatures:
     def __init__(self, features: Sequence[Feature], history: BarHistory) -> None:
         self.features = tuple(features)
         self.history = history
+        self.reach = reach_of(features)
         self._look_back = look_back(features)
         self._depth = depths(self.features)
 
@@ -58,9 +61,14 @@ class RollingFeatures:
         asked for, unless it is among them; and ``previous`` tells which.
 
         Raises:
-            ValueError: the history does not hold one of the bars.
+            ValueError: the history does not hold one of the bars, or is not made for the bars before.
         """
         history, n = self.history, len(code)
+        if with_previous and history.reach < self.reach + self._look_back:
+            raise ValueError(
+                f"the history reaches {history.reach} windows back, and rows with those before them need "
+                f"{self.reach + self._look_back}; make it by history_for(..., with_previous=True)"
+            )
         previous = np.full(n, -1, np.int64)
         if with_previous and n:
             code, ts, previous = self._with_previous(code, ts)

@@ -102,7 +102,8 @@ class SignalMaker:
         self._affected = self._reach if needs_previous else reach_of(self._features)
 
     def _new_memory(self, ahead: int = 0) -> _Memory:
-        history = history_for(self._features, self._interval_ns, ahead)
+        with_previous = self._decider.engine.needs_previous
+        history = history_for(self._features, self._interval_ns, with_previous=with_previous, ahead=ahead)
         return _Memory(history, RollingFeatures(self._features, history))
 
     async def make(self, bars: BarBatch) -> Made:
