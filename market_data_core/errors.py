@@ -4,6 +4,7 @@
     ├── ConfigError               exit 2   a key, a value or a combination in the configuration
     ├── UsageError                exit 2   a wrong invocation
     ├── DatasetError              exit 1   a file that cannot be read as described
+    ├── ModelError                exit 1   a model's file that may not or cannot be used
     ├── PoisonRecord              a record that cannot be an event; carries the reason
     ├── MissingExtra              exit 1   an optional package is not installed
     ├── EmbeddedError             exit 1   the managed local Redis or PostgreSQL
@@ -44,6 +45,10 @@ class UsageError(MdpError):
 
 class DatasetError(MdpError):
     """A dataset cannot be read as described; the message names the file, the row and the fix."""
+
+
+class ModelError(MdpError):
+    """A model cannot be used; the message names its file and the fix."""
 
 
 class PoisonRecord(MdpError):

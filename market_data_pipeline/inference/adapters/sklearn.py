@@ -1,0 +1,225 @@
+"""SklearnAdapter: signals by a scikit-learn model."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import numpy as np
+import pandas as pd
+import structlog
+
+from market_data_core.batch import F64, I64
+from market_data_core.config import Settings
+from market_data_core.errors import ModelError
+from market_data_core.events import format_interval
+from market_data_pipeline.features.table import FeatureTable
+from market_data_pipeline.inference.adapter import Decisions
+from market_data_pipeline.inference.model_card import FeatureDefinition, ModelCard, read_card
+from market_data_pipeline.inference.model_files import LoadedModel, load_model, ml
+
+log = structlog.get_logger(__name__)
+
+DIGITS: Final = 9
+"""Significant digits of values and decimals of scores. A linear model adds up in another order for another number of
+rows, and its last digits change with that; a signal must not."""
+PRICE: Final = "close"
+"""The feature that goes into ``meta`` as the price, if the table has it."""
+
+
+class SklearnAdapter:
+    """Decides by an estimator that was fitted with names of features.
+
+    A row that lacks one of them is not decided. A classifier's value is its class, its score the probability of that
+    class, or 1 if it tells none. A regression's value is its prediction, and its score 1: it tells no certainty.
+    Signals of a score below ``min_score`` and of ``ignore_values`` are left out.
+
+    Raises:
+        ModelError: the model is none that can decide on features.
+        MissingExtra: scikit-learn is not installed.
+    """
+
+    name = "sklearn"
+    needs_previous = False
+    blocking = True
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        signal: str = "model",
+        min_score: float = 0.0,
+        ignore_values: Collection[float] = (0.0,),
+        card: ModelCard | None = None,
+    ) -> None:
+        self._model: Any = model.estimator
+        self._names, self._classes = _requirements(model)
+        self._signal = signal
+        self._min_score = min_score
+        self._ignored = np.array(sorted(ignore_values), np.float64)
+        self._told: dict[str, Any] = {
+            "adapter": self.name,
+            "model": card.name if card else model.path.stem,
+            "version": card.version if card else "",
+            "sha256": model.sha256,
+        }
+        self._threads: Any = ml("threadpoolctl").ThreadpoolController()
+        self._one_job: Any = ml("joblib").parallel_config
+        self._warm_up(model.path)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """The adapter of ``inference.adapters.sklearn``. What the model's card says must be what is configured.
+
+        Raises:
+            ModelError: the model cannot be loaded, or its features or its interval are others.
+            MissingExtra: scikit-learn is not installed.
+        """
+        chosen = settings.inference.adapters.sklearn
+        model = load_model(Path(chosen.model_path), sha256=chosen.sha256, trusted=chosen.trusted)
+        card = read_card(model.path)
+        if card is not None and card.sha256 != model.sha256:
+            log.warning("card of another model", model=str(model.path), sha256=model.sha256, of=card.sha256)
+            card = None
+        adapter = cls(
+            model,
+            signal=chosen.signal,
+            min_score=chosen.min_score,
+            ignore_values=chosen.ignore_values,
+            card=card,
+        )
+        _check_known(adapter.features, model.path, settings)
+        if card is not None:
+            _check_same(card, model.path, settings)
+        return adapter
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names that the model was fitted with, in its order."""
+        return self._names
+
+    def decide(self, table: FeatureTable, wanted: I64) -> Decisions:
+        rows = np.empty((len(wanted), len(self._names)))
+        for place, name in enumerate(self._names):
+            rows[:, place] = table.columns[name][wanted]
+        complete = np.isfinite(rows).all(axis=1)
+        if not complete.any():
+            return Decisions.none()
+        value, score = self._predict(rows[complete])
+        # What is not finite is kept: the engine takes it for the failure that it is.
+        kept = ~(score < self._min_score) & ~np.isin(value, self._ignored)
+        row = wanted[complete][kept]
+        return Decisions(
+            row, [self._signal] * len(row), value[kept], score[kept], self._meta(table, row), None
+        )
+
+    def close(self) -> None:
+        """Nothing is held that must be let go."""
+
+    def _predict(self, rows: F64) -> tuple[F64, F64]:
+        """(value, score) of each row, in one call of the model."""
+        frame = pd.DataFrame(rows, columns=list(self._names))
+        with self._alone():
+            value = np.asarray(self._model.predict(frame), np.float64)
+            score = np.ones(len(value))
+            if self._classes is not None and hasattr(self._model, "predict_proba"):
+                chances = np.asarray(self._model.predict_proba(frame), np.float64)
+                score = chances[np.arange(len(value)), np.searchsorted(self._classes, value)]
+        return _significant(value), np.round(score, DIGITS)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The model computes in this thread alone, and says nothing of overflows: results are checked instead."""
+        with self._threads.limit(limits=1), self._one_job(backend="sequential"), np.errstate(all="ignore"):
+            yield
+
+    def _meta(self, table: FeatureTable, row: I64) -> list[dict[str, Any]]:
+        windows = [table.series[code].interval for code in table.code[row].tolist()]
+        told: list[dict[str, Any]] = [self._told | {"window": window} for window in windows]
+        if PRICE in table.columns:
+            for one, price in zip(told, table.columns[PRICE][row].tolist(), strict=True):
+                one["price"] = price
+        return told
+
+    def _warm_up(self, path: Path) -> None:
+        """Predict once: the first call imports and starts threads, which must not count against the timeout."""
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            try:
+                value, _ = self._predict(np.ones((1, len(self._names))))
+            except Exception as error:
+                said = " ".join(f"{type(error).__name__}: {error}".split())
+                raise ModelError(f"the model {path} cannot predict ({said[:200]}): train it again") from error
+        if value.shape != (1,):
+            raise ModelError(
+                f"the model {path} predicts more than one value a row: train one of a single target"
+            )
+        for message in sorted({" ".join(str(warning.message).split()) for warning in warned}):
+            log.warning("model predicts with a warning", model=str(path), detail=message)
+
+
+def _requirements(model: LoadedModel) -> tuple[tuple[str, ...], F64 | None]:
+    """The names of its features, and its classes if it is a classifier."""
+    base: Any = ml("sklearn.base")
+    estimator, path = model.estimator, model.path
+    if not hasattr(estimator, "predict"):
+        raise ModelError(
+            f"the model {path} is a {type(estimator).__name__}, which cannot predict: save an estimator"
+        )
+    names = getattr(estimator, "feature_names_in_", None)
+    if names is None:
+        raise ModelError(
+            f"the model {path} does not know its features (feature_names_in_): fit it with a pandas DataFrame"
+        )
+    if base.is_regressor(estimator):
+        return tuple(map(str, names)), None
+    if not base.is_classifier(estimator):
+        raise ModelError(
+            f"the model {path} is a {type(estimator).__name__}: use a classifier or a regression"
+        )
+    classes = np.asarray(estimator.classes_)
+    if classes.dtype.kind not in "iufb" or classes.ndim != 1:
+        raise ModelError(
+            f"the model {path} has classes that are no numbers ({', '.join(map(str, classes.tolist()[:5]))}): "
+            "train it with numbers such as -1, 0 and 1"
+        )
+    return tuple(map(str, names)), classes.astype(np.float64)
+
+
+def _check_known(names: Collection[str], path: Path, settings: Settings) -> None:
+    known = {window.name for window in settings.features.windows}
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ModelError(
+            f"the model {path} needs {', '.join(missing)}, and features.windows has only "
+            f"{', '.join(sorted(known)) or 'none'}: add what is missing, or train it with these"
+        )
+
+
+def _check_same(card: ModelCard, path: Path, settings: Settings) -> None:
+    configured: Mapping[str, FeatureDefinition] = {
+        window.name: FeatureDefinition.of(window, settings.features) for window in settings.features.windows
+    }
+    for trained in card.features:
+        for difference in trained.differences(configured[trained.name]):
+            raise ModelError(
+                f"the model {path} was trained on {trained.name} with {difference} as in features.windows: "
+                "give the new one another name, or train the model again"
+            )
+    interval = settings.inference.interval or format_interval(settings.micro_batch.window_ms * 10**6)
+    if card.interval != interval:
+        raise ModelError(
+            f"the model {path} was trained on bars of {card.interval}, and these are of {interval}: "
+            f"set inference.interval to {card.interval}, or train it again"
+        )
+
+
+def _significant(value: F64) -> F64:
+    """Rounded to so many significant digits. Whole numbers stay."""
+    with np.errstate(all="ignore"):
+        scale = np.power(10.0, DIGITS - 1 - np.floor(np.log10(np.abs(value))))
+        rounded = np.round(value * scale) / scale
+    return np.where(np.isfinite(rounded), rounded, value)
