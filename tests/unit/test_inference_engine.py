@@ -272,9 +272,11 @@ async def test_a_call_waits_no_longer_than_the_timeout(bench: Bench) -> None:
 
 @pytest.mark.parametrize("what", ["hangs", "computes"])
 async def test_the_loop_goes_on_meanwhile(what: str) -> None:
-    longest = [await _heartbeat(what) for _ in range(3)]
-    assert min(longest) < 0.05, (
-        f"the loop stood still for {longest}: the machine may, once, but not each time"
+    longest: list[float] = []
+    while len(longest) < 5 and not (longest and longest[-1] < 0.05):
+        longest.append(await _heartbeat(what))
+    assert longest[-1] < 0.05, (
+        f"the loop stood still for {longest} s: a busy machine may once, but not each time"
     )
 
 
@@ -301,10 +303,10 @@ async def _heartbeat(what: str) -> float:
 def _compute(table: FeatureTable, wanted: I64) -> Decisions:
     """Half a second of Python and of numpy."""
     end = time.monotonic() + 0.4
-    matrix = np.random.default_rng(0).normal(size=(200, 200))
+    numbers = np.random.default_rng(0).normal(size=100_000)
     while time.monotonic() < end:
         sum(i * i for i in range(20_000))
-        matrix = np.linalg.qr(matrix)[0]
+        np.sort(numbers)
     return one_a_row("model")(table, wanted)
 
 
