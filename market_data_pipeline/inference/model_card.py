@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
+from market_data_core import __version__
+from market_data_core.codecs import format_time
 from market_data_core.errors import ModelError
+from market_data_core.events import format_interval
 from market_data_pipeline.features.definitions import Feature
+from market_data_pipeline.inference.training import Samples, Target
+from market_data_pipeline.inference.training_bars import Range
+from market_data_pipeline.inference.validation import FoldScore, means, row
 
 SUFFIX: Final = ".card.json"
+_LIBRARIES: Final = ("scikit-learn", "skops", "numpy", "scipy", "pandas")
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +50,46 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, Any]
     libraries: dict[str, str]
     trusted: list[str]
+
+
+def describe(
+    model: Path,
+    sha256: str,
+    *,
+    kind: str,
+    features: Sequence[Feature],
+    bars: Range,
+    target: Target,
+    rows: Samples,
+    scores: Sequence[FoldScore],
+    seed: int,
+    trusted: Sequence[str],
+    created: int,
+) -> ModelCard:
+    """The card of a model that was trained just now, at ``created`` (ns UTC), which is its version too."""
+    labels, counts = np.unique(rows.label, return_counts=True)
+    at = f"{format_time(created)[:19]}Z"
+    return ModelCard(
+        name=model.stem,
+        version=at,
+        sha256=sha256,
+        created=at,
+        model=kind,
+        features=list(features),
+        interval=format_interval(bars.interval_ns),
+        horizon=format_interval(target.horizon_ns),
+        dead_band_bps=target.dead_band * 1e4,
+        symbols=list(bars.symbols),
+        provider=bars.provider,
+        start=format_time(bars.start),
+        end=format_time(bars.end),
+        rows=len(rows),
+        classes={f"{label:g}": count for label, count in zip(labels, counts.tolist(), strict=True)},
+        seed=seed,
+        scores={"mean": means(scores), "folds": [row(score) for score in scores]},
+        libraries={"mdp": __version__} | {name: version(name) for name in _LIBRARIES},
+        trusted=list(trusted),
+    )
 
 
 def card_path(model: Path) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -16,15 +16,17 @@ import pandas as pd
 import structlog
 
 from market_data_core.batch import F64, I64
+from market_data_core.config_signals import Features
 from market_data_core.errors import ModelError
 from market_data_core.events import BarSeries
+from market_data_pipeline.features.definitions import Feature, definitions
 from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.model_files import ml
 
 log = structlog.get_logger(__name__)
 
-CLOSE: Final = "close"
-"""The feature that labels are made of; the table must have it."""
+CLOSE: Final = "close of the bar"
+"""The column that labels are made of. No feature can be configured under this name, so none takes its place."""
 ModelKind = Literal["logistic", "forest"]
 
 
@@ -61,6 +63,12 @@ class Samples:
     def take(self, rows: Any) -> Samples:
         """The given rows, an index array or a mask."""
         return Samples(self.names, self.x[rows], self.at[rows], self.forward[rows], self.label[rows])
+
+
+def close_feature(interval_ns: int) -> Feature:
+    """What gives the column :data:`CLOSE`."""
+    (close,) = definitions(Features(windows=()), interval_ns, ["close"])
+    return replace(close, name=CLOSE)
 
 
 def forward_returns(series: I64, at: I64, close: F64, horizon_ns: int) -> F64:

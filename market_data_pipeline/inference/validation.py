@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
 from market_data_core.batch import F64, I64
+from market_data_core.codecs import format_time
 from market_data_core.errors import ModelError
 from market_data_pipeline.inference.model_files import ml
 from market_data_pipeline.inference.training import ModelKind, Samples, fit
@@ -36,7 +37,7 @@ class FoldScore:
     side_bps: float | None
 
 
-SCORES = ("accuracy", "balanced", "auc", "majority", "side_bps")
+SCORES: Final = ("accuracy", "balanced", "auc", "majority", "side_bps")
 
 
 def walk_forward(at: I64, horizon_ns: int, folds: int) -> Iterator[tuple[I64, I64]]:
@@ -86,6 +87,11 @@ def means(scores: Sequence[FoldScore]) -> dict[str, float | None]:
         values = [value for score in scores if (value := asdict(score)[name]) is not None]
         found[name] = float(np.mean(values)) if values else None
     return found
+
+
+def row(score: FoldScore) -> dict[str, Any]:
+    """A score with its times as RFC 3339."""
+    return asdict(score) | {"start": format_time(score.start), "end": format_time(score.end)}
 
 
 def _score(model: Any, train: Samples, test: Samples) -> FoldScore:
