@@ -22,6 +22,7 @@ from market_data_core.events import BarSeries
 from market_data_pipeline.features.definitions import Feature, definitions
 from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.model_files import ml
+from market_data_pipeline.inference.one_thread import OneThread
 
 log = structlog.get_logger(__name__)
 
@@ -148,7 +149,7 @@ def fit(kind: ModelKind, rows: Samples, seed: int) -> Any:
             "or a smaller dead band"
         )
     model = estimator(kind, seed)
-    with warnings.catch_warnings(record=True) as warned:
+    with warnings.catch_warnings(record=True) as warned, OneThread()():
         warnings.simplefilter("always")
         model.fit(pd.DataFrame(rows.x, columns=list(rows.names)), rows.label)
     for message in sorted({" ".join(str(warning.message).split()) for warning in warned}):

@@ -13,6 +13,7 @@ from market_data_core.batch import F64, I64
 from market_data_core.codecs import format_time
 from market_data_core.errors import ModelError
 from market_data_pipeline.inference.model_files import ml
+from market_data_pipeline.inference.one_thread import OneThread
 from market_data_pipeline.inference.training import ModelKind, Samples, fit
 
 
@@ -97,7 +98,9 @@ def row(score: FoldScore) -> dict[str, Any]:
 def _score(model: Any, train: Samples, test: Samples) -> FoldScore:
     metrics: Any = ml("sklearn.metrics")
     frame = pd.DataFrame(test.x, columns=list(test.names))
-    predicted = np.asarray(model.predict(frame), np.float64)
+    with OneThread()():
+        predicted = np.asarray(model.predict(frame), np.float64)
+        chances = np.asarray(model.predict_proba(frame), np.float64)
     labels, counts = np.unique(train.label, return_counts=True)
     sides = predicted != 0
     return FoldScore(
@@ -112,7 +115,7 @@ def _score(model: Any, train: Samples, test: Samples) -> FoldScore:
                 test.label, predicted, labels=np.unique(test.label), average="macro", zero_division=0
             )
         ),
-        auc=_auc(model.classes_, np.asarray(model.predict_proba(frame)), test.label),
+        auc=_auc(model.classes_, chances, test.label),
         majority=float(np.mean(test.label == labels[np.argmax(counts)])),
         side_bps=float(np.mean(predicted[sides] * test.forward[sides]) * 1e4) if sides.any() else None,
     )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -21,6 +20,7 @@ from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.adapter import Decisions
 from market_data_pipeline.inference.model_card import ModelCard, differences, read_card
 from market_data_pipeline.inference.model_files import LoadedModel, load_model, ml
+from market_data_pipeline.inference.one_thread import OneThread
 
 log = structlog.get_logger(__name__)
 
@@ -67,8 +67,7 @@ class SklearnAdapter:
             "version": card.version if card else "",
             "sha256": model.sha256,
         }
-        self._threads: Any = ml("threadpoolctl").ThreadpoolController()
-        self._one_job: Any = ml("joblib").parallel_config
+        self._one_thread = OneThread()
         self._warm_up(model.path)
 
     @classmethod
@@ -123,19 +122,13 @@ class SklearnAdapter:
     def _predict(self, rows: F64) -> tuple[F64, F64]:
         """(value, score) of each row, in one call of the model."""
         frame = pd.DataFrame(rows, columns=list(self._names))
-        with self._alone():
+        with self._one_thread():  # what overflows is not finite, and the engine finds it
             value = np.asarray(self._model.predict(frame), np.float64)
             score = np.ones(len(value))
             if self._classes is not None and hasattr(self._model, "predict_proba"):
                 chances = np.asarray(self._model.predict_proba(frame), np.float64)
                 score = chances[np.arange(len(value)), np.searchsorted(self._classes, value)]
         return _significant(value), np.round(score, DIGITS)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The model computes in this thread alone, and says nothing of overflows: results are checked instead."""
-        with self._threads.limit(limits=1), self._one_job(backend="sequential"), np.errstate(all="ignore"):
-            yield
 
     def _meta(self, table: FeatureTable, row: I64) -> list[dict[str, Any]]:
         windows = [table.series[code].interval for code in table.code[row].tolist()]
@@ -181,10 +174,10 @@ def _requirements(model: LoadedModel) -> tuple[tuple[str, ...], F64 | None]:
         raise ModelError(
             f"the model {path} is a {type(estimator).__name__}: use a classifier or a regression"
         )
-    classes = np.asarray(estimator.classes_)
-    if classes.dtype.kind not in "iufb" or classes.ndim != 1:
+    classes = estimator.classes_
+    if not isinstance(classes, np.ndarray) or classes.dtype.kind not in "iufb":
         raise ModelError(
-            f"the model {path} has classes that are no numbers ({', '.join(map(str, classes.tolist()[:5]))}): "
+            f"the model {path} has classes that are no numbers ({', '.join(map(str, classes[:5]))}): "
             "train it with numbers such as -1, 0 and 1"
         )
     return tuple(map(str, names)), classes.astype(np.float64)
