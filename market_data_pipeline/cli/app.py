@@ -45,6 +45,7 @@ COMMANDS: Final = {
         "store", PIPELINE, "Migrate the database; read bars, signals and the job log.", group=True
     ),
     "features": _Entry("features", PIPELINE, "Rolling features of stored bars, as signals are made of."),
+    "model": _Entry("model", PIPELINE, "Train a model on stored bars, and look at one.", group=True),
     "dev": _Entry("dev", OPERATION, "Start, stop and look at the embedded Redis and PostgreSQL.", group=True),
     "config": _Entry("config", OPERATION, "Show and check the configuration.", group=True),
     "doctor": _Entry(

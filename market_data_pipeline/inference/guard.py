@@ -59,8 +59,6 @@ class Guard:
         Raises:
             Failed: there are none.
         """
-        if self._breaker.current_state == pybreaker.STATE_HALF_OPEN:
-            raise Failed("open", "one call is trying whether it is well again")
         attempt = asyncio.create_task(self._attempt(table, wanted))
         self._attempts.add(attempt)
         attempt.add_done_callback(self._ended)
@@ -73,6 +71,9 @@ class Guard:
         self.adapter.close()
 
     async def _attempt(self, table: FeatureTable, wanted: I64) -> Decisions:
+        # pybreaker would let every call through while one tries. Nothing may be awaited between this and calling().
+        if self._breaker.current_state == pybreaker.STATE_HALF_OPEN:
+            raise Failed("open", "one call is trying whether it is well again")
         try:
             with self._breaker.calling():
                 return await self._evaluate(table, wanted)

@@ -2,57 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import numpy as np
 
-from market_data_core.config_signals import Features, FeatureWindow
+from market_data_core import __version__
+from market_data_core.codecs import format_time
 from market_data_core.errors import ModelError
 from market_data_core.events import format_interval
+from market_data_pipeline.features.definitions import Feature
+from market_data_pipeline.inference.training import Samples, Target
+from market_data_pipeline.inference.training_bars import Range
+from market_data_pipeline.inference.validation import FoldScore, means, row
 
 SUFFIX: Final = ".card.json"
-
-
-class FeatureDefinition(msgspec.Struct, frozen=True, kw_only=True):
-    """What a feature was when the model was trained. ``horizon`` is canonical: ``60s`` is ``1m``."""
-
-    name: str
-    kind: str
-    horizon: str
-    annualised: bool = False
-    sample: bool = True
-    min_bars: int = 1
-    year_seconds: float = 0.0
-
-    @classmethod
-    def of(cls, window: FeatureWindow, features: Features) -> FeatureDefinition:
-        """As the configuration has it; ``year_seconds`` is 0 where it does not matter."""
-        return cls(
-            name=window.name,
-            kind=window.of_kind,
-            horizon=format_interval(window.horizon_ns),
-            annualised=window.annualised,
-            sample=window.sample,
-            min_bars=window.min_bars,
-            year_seconds=features.year_seconds if window.annualised else 0.0,
-        )
-
-    def differences(self, other: FeatureDefinition) -> list[str]:
-        """Each field that is not the same, as ``horizon 1m, not 30s``: this one's first."""
-        pairs = ((name, getattr(self, name), getattr(other, name)) for name in self.__struct_fields__)
-        return [f"{name} {mine}, not {its}" for name, mine, its in pairs if mine != its]
+_LIBRARIES: Final = ("scikit-learn", "skops", "numpy", "scipy", "pandas")
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
-    """Times are RFC 3339 UTC, ``interval`` and ``horizon`` are durations; ``scores`` is what training printed."""
+    """Times are RFC 3339 UTC, ``interval`` and ``horizon`` are durations.
+
+    ``features``: what each was when the model was trained. ``classes``: rows of each label. ``scores``: of each fold,
+    and their means. ``trusted``: types beyond scikit-learn's own that the file holds.
+    """
 
     name: str
     version: str
     sha256: str
     created: str
     model: str
-    features: list[FeatureDefinition]
+    features: list[Feature]
     interval: str
     horizon: str
     dead_band_bps: float
@@ -66,6 +50,46 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, Any]
     libraries: dict[str, str]
     trusted: list[str]
+
+
+def describe(
+    model: Path,
+    sha256: str,
+    *,
+    kind: str,
+    features: Sequence[Feature],
+    bars: Range,
+    target: Target,
+    rows: Samples,
+    scores: Sequence[FoldScore],
+    seed: int,
+    trusted: Sequence[str],
+    created: int,
+) -> ModelCard:
+    """The card of a model that was trained just now, at ``created`` (ns UTC), which is its version too."""
+    labels, counts = np.unique(rows.label, return_counts=True)
+    at = f"{format_time(created)[:19]}Z"
+    return ModelCard(
+        name=model.stem,
+        version=at,
+        sha256=sha256,
+        created=at,
+        model=kind,
+        features=list(features),
+        interval=format_interval(bars.interval_ns),
+        horizon=format_interval(target.horizon_ns),
+        dead_band_bps=target.dead_band * 1e4,
+        symbols=list(bars.symbols),
+        provider=bars.provider,
+        start=format_time(bars.start),
+        end=format_time(bars.end),
+        rows=len(rows),
+        classes={f"{label:g}": count for label, count in zip(labels, counts.tolist(), strict=True)},
+        seed=seed,
+        scores={"mean": means(scores), "folds": [row(score) for score in scores]},
+        libraries={"mdp": __version__} | {name: version(name) for name in _LIBRARIES},
+        trusted=list(trusted),
+    )
 
 
 def card_path(model: Path) -> Path:
@@ -89,5 +113,13 @@ def read_card(model: Path) -> ModelCard | None:
         return msgspec.json.decode(path.read_bytes(), type=ModelCard)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path} is not the card of a model ({error}): remove it, or train again") from None
+
+
+def differences(trained: Feature, now: Feature) -> list[str]:
+    """What is not the same of two features of one name, each as ``windows 60, not 30``."""
+    pairs = (
+        (field.name, getattr(trained, field.name), getattr(now, field.name)) for field in fields(Feature)
+    )
+    return [f"{name} {before}, not {after}" for name, before, after in pairs if before != after]

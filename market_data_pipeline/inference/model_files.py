@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
@@ -54,6 +56,16 @@ def ml(module: str) -> Any:
         raise MissingExtra(f"scikit-learn models need {package}: pip install 'mdp[ml]'") from None
 
 
+def need_ml() -> None:
+    """Import what models need.
+
+    Raises:
+        MissingExtra: with the line that installs it.
+    """
+    for module in ("sklearn", "skops.io", "joblib", "threadpoolctl"):
+        ml(module)
+
+
 def read_model(path: Path) -> tuple[bytes, str]:
     """The bytes of a model's file and their sha256; nothing of them is executed.
 
@@ -92,8 +104,7 @@ def load_model(path: Path, *, sha256: str = "", trusted: Collection[str] = ()) -
         raise ModelError(
             f"the model {path} has the sha256 {found}, and {KEY}.sha256 is {sha256}: it is not the file that was pinned"
         )
-    for module in ("sklearn", "skops.io", "joblib"):
-        ml(module)
+    need_ml()
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         estimator = _skops(path, data, trusted) if suffix == SKOPS else _pickle(path, data)
@@ -115,15 +126,28 @@ def untrusted_types(path: Path, data: bytes) -> list[str]:
         raise _broken(path, error) from error
 
 
-def save_skops(estimator: Any, path: Path) -> str:
-    """Write a model as a ``.skops`` file, whole or not at all; returns its sha256.
+def types_in(path: Path, data: bytes) -> list[str]:
+    """Every type that a ``.skops`` file names, trusted or not; nothing of it is executed.
+
+    Raises:
+        ModelError: it is no such file.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            return sorted(_named(json.loads(archive.read("schema.json"))))
+    except Exception as error:
+        raise _broken(path, error) from error
+
+
+def save_skops(estimator: Any, path: Path) -> tuple[str, list[str]]:
+    """Write a model as a ``.skops`` file, whole or not at all; returns its sha256 and what ``trusted`` must hold.
 
     Raises:
         ModelError: it cannot be written.
     """
     data: bytes = ml("skops.io").dumps(estimator)
     write_whole(path, data)
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(data).hexdigest(), untrusted_types(path, data)
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -146,6 +170,17 @@ def write_whole(path: Path, data: bytes) -> None:
                 raise
     except OSError as error:
         raise ModelError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _named(node: Any) -> set[str]:
+    found = set()
+    if isinstance(node, dict):
+        if "__module__" in node and "__class__" in node:
+            found.add(f"{node['__module__']}.{node['__class__']}")
+        node = list(node.values())
+    if isinstance(node, list):
+        found.update(*map(_named, node))
+    return found
 
 
 def _skops(path: Path, data: bytes, trusted: Collection[str]) -> Any:

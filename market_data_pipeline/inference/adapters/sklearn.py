@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -14,12 +13,14 @@ import structlog
 
 from market_data_core.batch import F64, I64
 from market_data_core.config import Settings
-from market_data_core.errors import ModelError
-from market_data_core.events import format_interval
+from market_data_core.errors import ConfigError, ModelError
+from market_data_core.events import format_interval, parse_interval
+from market_data_pipeline.features.definitions import Feature, definitions
 from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.adapter import Decisions
-from market_data_pipeline.inference.model_card import FeatureDefinition, ModelCard, read_card
+from market_data_pipeline.inference.model_card import ModelCard, differences, read_card
 from market_data_pipeline.inference.model_files import LoadedModel, load_model, ml
+from market_data_pipeline.inference.one_thread import OneThread
 
 log = structlog.get_logger(__name__)
 
@@ -66,8 +67,7 @@ class SklearnAdapter:
             "version": card.version if card else "",
             "sha256": model.sha256,
         }
-        self._threads: Any = ml("threadpoolctl").ThreadpoolController()
-        self._one_job: Any = ml("joblib").parallel_config
+        self._one_thread = OneThread()
         self._warm_up(model.path)
 
     @classmethod
@@ -91,9 +91,9 @@ class SklearnAdapter:
             ignore_values=chosen.ignore_values,
             card=card,
         )
-        _check_known(adapter.features, model.path, settings)
+        features = _defined(adapter.features, model.path, settings)
         if card is not None:
-            _check_same(card, model.path, settings)
+            _check_same(card, features, model.path, settings)
         return adapter
 
     @property
@@ -122,19 +122,13 @@ class SklearnAdapter:
     def _predict(self, rows: F64) -> tuple[F64, F64]:
         """(value, score) of each row, in one call of the model."""
         frame = pd.DataFrame(rows, columns=list(self._names))
-        with self._alone():
+        with self._one_thread():  # what overflows is not finite, and the engine finds it
             value = np.asarray(self._model.predict(frame), np.float64)
             score = np.ones(len(value))
             if self._classes is not None and hasattr(self._model, "predict_proba"):
                 chances = np.asarray(self._model.predict_proba(frame), np.float64)
                 score = chances[np.arange(len(value)), np.searchsorted(self._classes, value)]
         return _significant(value), np.round(score, DIGITS)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """The model computes in this thread alone, and says nothing of overflows: results are checked instead."""
-        with self._threads.limit(limits=1), self._one_job(backend="sequential"), np.errstate(all="ignore"):
-            yield
 
     def _meta(self, table: FeatureTable, row: I64) -> list[dict[str, Any]]:
         windows = [table.series[code].interval for code in table.code[row].tolist()]
@@ -180,41 +174,41 @@ def _requirements(model: LoadedModel) -> tuple[tuple[str, ...], F64 | None]:
         raise ModelError(
             f"the model {path} is a {type(estimator).__name__}: use a classifier or a regression"
         )
-    classes = np.asarray(estimator.classes_)
-    if classes.dtype.kind not in "iufb" or classes.ndim != 1:
+    classes = estimator.classes_
+    if not isinstance(classes, np.ndarray) or classes.dtype.kind not in "iufb":
         raise ModelError(
-            f"the model {path} has classes that are no numbers ({', '.join(map(str, classes.tolist()[:5]))}): "
+            f"the model {path} has classes that are no numbers ({', '.join(map(str, classes[:5]))}): "
             "train it with numbers such as -1, 0 and 1"
         )
     return tuple(map(str, names)), classes.astype(np.float64)
 
 
-def _check_known(names: Collection[str], path: Path, settings: Settings) -> None:
-    known = {window.name for window in settings.features.windows}
-    missing = [name for name in names if name not in known]
-    if missing:
-        raise ModelError(
-            f"the model {path} needs {', '.join(missing)}, and features.windows has only "
-            f"{', '.join(sorted(known)) or 'none'}: add what is missing, or train it with these"
-        )
+def _defined(names: Collection[str], path: Path, settings: Settings) -> tuple[Feature, ...]:
+    """The features that a model needs, as they are configured."""
+    try:
+        return definitions(settings.features, parse_interval(_interval(settings)), names)
+    except ConfigError as error:
+        raise ModelError(f"the features of the model {path}: {error}") from None
 
 
-def _check_same(card: ModelCard, path: Path, settings: Settings) -> None:
-    configured: Mapping[str, FeatureDefinition] = {
-        window.name: FeatureDefinition.of(window, settings.features) for window in settings.features.windows
-    }
-    for trained in card.features:
-        for difference in trained.differences(configured[trained.name]):
-            raise ModelError(
-                f"the model {path} was trained on {trained.name} with {difference} as in features.windows: "
-                "give the new one another name, or train the model again"
-            )
-    interval = settings.inference.interval or format_interval(settings.micro_batch.window_ms * 10**6)
+def _check_same(card: ModelCard, features: Collection[Feature], path: Path, settings: Settings) -> None:
+    interval = _interval(settings)
     if card.interval != interval:
         raise ModelError(
             f"the model {path} was trained on bars of {card.interval}, and these are of {interval}: "
             f"set inference.interval to {card.interval}, or train it again"
         )
+    trained = {feature.name: feature for feature in card.features}
+    for now in features:
+        for difference in differences(trained.get(now.name, now), now):
+            raise ModelError(
+                f"the model {path} was trained on {now.name} with {difference} as in features.windows: "
+                "give the new one another name, or train the model again"
+            )
+
+
+def _interval(settings: Settings) -> str:
+    return settings.inference.interval or format_interval(settings.micro_batch.window_ms * 10**6)
 
 
 def _significant(value: F64) -> F64:
