@@ -44,6 +44,9 @@ COMMANDS: Final = {
     "store": _Entry(
         "store", PIPELINE, "Migrate the database; read bars, signals and the job log.", group=True
     ),
+    "signals": _Entry(
+        "signals", PIPELINE, "Judge stored signals by the bars that followed them.", group=True
+    ),
     "dev": _Entry("dev", OPERATION, "Start, stop and look at the embedded Redis and PostgreSQL.", group=True),
     "config": _Entry("config", OPERATION, "Show and check the configuration.", group=True),
     "doctor": _Entry(
