@@ -27,7 +27,7 @@ from market_data_store.schema_version import HEAD, out_of_date
 from market_data_store.signals import SignalsStoreClient
 
 PAGE: Final = 20_000
-"""Bars read at once by :meth:`StoreClient.bar_pages`."""
+"""Bars, or signals, read at once by :meth:`StoreClient.bar_pages` and :meth:`StoreClient.signal_pages`."""
 
 _KEEPALIVE: Final = {
     "keepalives_idle": 10,
@@ -203,6 +203,21 @@ class StoreClient:
         """See :meth:`SignalsStoreClient.read`."""
         return await self._signals.read(
             symbols=symbols, provider=provider, name=name, start=start, end=end, limit=limit
+        )
+
+    def signal_pages(
+        self,
+        *,
+        symbols: Sequence[str] | None = None,
+        provider: str | None = None,
+        name: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        page: int = PAGE,
+    ) -> AsyncIterator[list[Signal]]:
+        """See :meth:`SignalsStoreClient.pages`."""
+        return self._signals.pages(
+            symbols=symbols, provider=provider, name=name, start=start, end=end, page=page
         )
 
     async def jobs(

@@ -80,6 +80,33 @@ class SignalsStoreClient:
             rows = read(connection, symbols, provider, name, start, end, limit)
             return [signal async for signal in rows]
 
+    async def pages(
+        self,
+        *,
+        symbols: Sequence[str] | None = None,
+        provider: str | None = None,
+        name: str | None = None,
+        start: int | None = None,
+        end: int | None = None,
+        page: int = 20_000,
+    ) -> AsyncIterator[list[Signal]]:
+        """:meth:`read` in lists of up to ``page`` signals, for ranges of any size.
+
+        No connection is held between lists; each list is what is stored when it is read.
+        """
+        after: Signal | None = None
+        while True:
+            async with self._sessions.session() as connection:
+                # The primary key has this order; see bars.read.
+                await connection.execute("SET LOCAL enable_sort = off")
+                rows = read(connection, symbols, provider, name, start, end, page, after)
+                found = [signal async for signal in rows]
+            if found:
+                after = found[-1]
+                yield found
+            if len(found) < page:
+                return
+
 
 async def upsert(
     connection: AsyncConnection[Any], signals: Sequence[Signal], writer: str = ""
@@ -137,8 +164,9 @@ async def read(
     start: int | None,
     end: int | None,
     limit: int | None,
+    after: Signal | None = None,
 ) -> AsyncIterator[Signal]:
-    """:meth:`SignalsStoreClient.read` within a transaction of the caller's."""
+    """:meth:`SignalsStoreClient.read` within a transaction of the caller's, from behind the key of ``after`` on."""
     query: LiteralString = "SELECT provider, symbol, ts, name, value, score, meta FROM signals WHERE true"
     values: list[Any] = []
     conditions: tuple[tuple[LiteralString, Any], ...] = (
@@ -152,6 +180,9 @@ async def read(
         if value is not None:
             query += condition
             values.append(value)
+    if after is not None:
+        query += " AND (symbol, ts, provider, name) > (%s, %s, %s, %s)"
+        values += [after.symbol, moment(after.ts), after.provider, after.name]
     query += " ORDER BY symbol, ts, provider, name LIMIT %s"
     async for row in await connection.execute(query, [*values, limit]):
         source, symbol, ts, called, value, score, meta = row

@@ -46,6 +46,9 @@ COMMANDS: Final = {
     ),
     "features": _Entry("features", PIPELINE, "Rolling features of stored bars, as signals are made of."),
     "model": _Entry("model", PIPELINE, "Train a model on stored bars, and look at one.", group=True),
+    "signals": _Entry(
+        "signals", PIPELINE, "Judge stored signals by the bars that followed them.", group=True
+    ),
     "dev": _Entry("dev", OPERATION, "Start, stop and look at the embedded Redis and PostgreSQL.", group=True),
     "config": _Entry("config", OPERATION, "Show and check the configuration.", group=True),
     "doctor": _Entry(

@@ -59,7 +59,7 @@ def features(
     """
     from market_data_core.errors import UsageError
     from market_data_core.events import format_interval, parse_interval
-    from market_data_pipeline.cli import store, store_formats
+    from market_data_pipeline.cli import spans, store_formats
     from market_data_pipeline.features.definitions import definitions
     from market_data_pipeline.features.offline import OfflineFeatures
 
@@ -70,8 +70,8 @@ def features(
             length = parse_interval(interval or settings.inference.interval)
         except ValueError as error:
             raise UsageError(f"--interval: {error}") from None
-    since, until = store.span(start, end)
-    symbols = store.names(symbol)
+    since, until = spans.span(start, end)
+    symbols = spans.names(symbol)
     if not symbols or since is None or until is None:
         raise UsageError("--symbol: name a symbol, as in --symbol SPY")
     wanted = [w.name for w in settings.features.windows] if names is None else names.split(",")

@@ -82,7 +82,7 @@ def train(
     from market_data_core.clock import SystemClock
     from market_data_core.errors import UsageError
     from market_data_core.events import format_interval, parse_interval
-    from market_data_pipeline.cli import store
+    from market_data_pipeline.cli import spans
     from market_data_pipeline.features.definitions import definitions
     from market_data_pipeline.inference import model_card, model_files, training, validation
     from market_data_pipeline.inference.training_bars import Range
@@ -99,8 +99,8 @@ def train(
     ahead = round((context.seconds("--horizon", horizon) or 0) * 1e9)
     if ahead < length:
         raise UsageError(f"--horizon: must be at least one bar, {format_interval(length)} (got {horizon!r})")
-    since, until = store.span(start, end)
-    symbols = store.names(symbol)
+    since, until = spans.span(start, end)
+    symbols = spans.names(symbol)
     if not symbols or since is None or until is None:
         raise UsageError("--symbols: name a symbol")
     wanted = [w.name for w in settings.features.windows] if features is None else features.split(",")

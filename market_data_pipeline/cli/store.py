@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from market_data_pipeline.cli import context
+from market_data_pipeline.cli import context, spans
 from market_data_pipeline.cli.store_formats import BarFormat, RowFormat
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from market_data_core.events import Signal
     from market_data_store.job_runs import JobRecord
 
 app = typer.Typer(help="Migrate the database; read bars, signals and the job log.", no_args_is_help=True)
@@ -125,24 +126,24 @@ def bars(
     mdp store bars --symbol SPY --interval 60s --from 2013-10-07 --to 2013-10-08 --format csv
     mdp store bars --interval 1m --format parquet --output bars.parquet
     """
-    from market_data_core.errors import UsageError
-    from market_data_core.events import format_interval, parse_interval
+    from market_data_core.events import format_interval
     from market_data_pipeline.cli import store_formats
 
     settings = context.settings(ctx)
     length = settings.micro_batch.window_ms * 10**6
     if interval is not None:
-        try:
-            length = parse_interval(interval)
-        except ValueError as error:
-            raise UsageError(f"--interval: {error}") from None
-    since, until = span(start, end)
+        length = spans.length("--interval", interval)
+    since, until = spans.span(start, end)
     chosen = store_formats.chosen(ctx, format)
 
     async def show() -> None:
         async with await context.open_store(settings) as store:
             pages = store.bar_pages(
-                names(symbol), interval=format_interval(length), provider=provider, start=since, end=until
+                spans.names(symbol),
+                interval=format_interval(length),
+                provider=provider,
+                start=since,
+                end=until,
             )
             with store_formats.bar_writer(chosen, output) as write:
                 async for page in pages:
@@ -162,39 +163,43 @@ def signals(
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
     format: FormatOption = None,
 ) -> None:
-    """Stored signals, ordered by symbol and time.
+    """Stored signals, ordered by symbol, time, provider and name.
+
+    CSV columns: provider,symbol,ts,name,value,score,meta (ts as RFC 3339 UTC, meta as JSON, or empty).
 
     \b
     mdp store signals --symbol SPY --name vwap_cross_up
+    mdp store signals --from 2025-10-24 --to 2025-10-25 --format csv > signals.csv
     """
-    from market_data_core.codecs import format_time
+    from itertools import islice
+
     from market_data_pipeline.cli import store_formats
+    from market_data_store.client import PAGE
 
     settings = context.settings(ctx)
-    since, until = span(start, end)
+    since, until = spans.span(start, end)
     chosen = store_formats.chosen(ctx, format)
 
-    async def read() -> list[dict[str, Any]]:
+    async def show() -> None:
+        left = limit
         async with await context.open_store(settings) as store:
-            found = await store.signals(
-                symbols=names(symbol), provider=provider, name=name, start=since, end=until, limit=limit
+            pages = store.signal_pages(
+                symbols=spans.names(symbol),
+                provider=provider,
+                name=name,
+                start=since,
+                end=until,
+                page=min(limit or PAGE, PAGE),
             )
-        return [
-            {
-                "provider": s.provider,
-                "symbol": s.symbol,
-                "ts": format_time(s.ts),
-                "name": s.name,
-                "value": s.value,
-                "score": s.score,
-                "meta": s.meta,
-            }
-            for s in found
-        ]
+            with store_formats.row_writer(chosen, store_formats.SIGNAL_COLUMNS) as write:
+                async for page in pages:
+                    write([_signal(found) for found in islice(page, left)])
+                    if left is not None:
+                        left -= min(left, len(page))
+                        if not left:
+                            break
 
-    store_formats.show(
-        chosen, ("provider", "symbol", "ts", "name", "value", "score", "meta"), context.run(read())
-    )
+    context.run(show())
 
 
 @app.command()
@@ -233,6 +238,20 @@ def jobs(
     store_formats.show(chosen, columns, found)
 
 
+def _signal(signal: Signal) -> dict[str, Any]:
+    from market_data_core.codecs import format_time
+
+    return {
+        "provider": signal.provider,
+        "symbol": signal.symbol,
+        "ts": format_time(signal.ts),
+        "name": signal.name,
+        "value": signal.value,
+        "score": signal.score,
+        "meta": signal.meta,
+    }
+
+
 def _job(record: JobRecord) -> dict[str, Any]:
     from dataclasses import asdict
 
@@ -263,40 +282,6 @@ def _report_current(ctx: typer.Context, version: str | None, missing: str | None
     fix = "" if state.up_to_date else f"; this mdp needs {state.head}: run `mdp store upgrade`"
     context.console().print(f"the schema is {at}{fix}", markup=False)
     context.console().print(f"TimescaleDB: {version or f'not used, {missing}'}", markup=False)
-
-
-def names(symbols: list[str] | None) -> list[str] | None:
-    if not symbols:
-        return None
-    return [name for part in symbols for name in part.split(",") if name]
-
-
-def span(start: str | None, end: str | None) -> tuple[int | None, int | None]:
-    """[from, to) in ns UTC.
-
-    Raises:
-        UsageError: one is no time, or they are in the wrong order.
-    """
-    from market_data_core.errors import UsageError
-
-    since, until = _when("--from", start), _when("--to", end)
-    if since is not None and until is not None and since >= until:
-        raise UsageError(f"--from {start} must be before --to {end}")
-    return since, until
-
-
-def _when(option: str, text: str | None) -> int | None:
-    import re
-
-    from market_data_core.codecs import parse_time
-    from market_data_core.errors import UsageError
-
-    if text is None:
-        return None
-    try:
-        return parse_time(f"{text}T00:00:00Z" if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text) else text)
-    except ValueError as error:
-        raise UsageError(f"{option}: {error}") from None
 
 
 def _duration(option: str, text: str) -> timedelta:

@@ -34,6 +34,9 @@ BAR_COLUMNS: Final = (
     "revision",
 )
 
+SIGNAL_COLUMNS: Final = ("provider", "symbol", "ts", "name", "value", "score", "meta")
+"""``meta`` is JSON in a table and in CSV; nothing where there is none."""
+
 
 class RowFormat(StrEnum):
     """What rows of any kind can be printed as."""
@@ -59,16 +62,25 @@ def chosen(ctx: typer.Context, given: str | None) -> str:
 
 def show(name: str, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """All of ``rows``; tables and CSV have only ``columns``, JSON has everything."""
+    with row_writer(name, columns) as write:
+        write(rows)
+
+
+@contextmanager
+def row_writer(name: str, columns: Sequence[str]) -> Iterator[Callable[[Sequence[dict[str, Any]]], None]]:
+    """A function that prints rows as they come; a table waits for all of them. See :func:`show`."""
     if name == "json":
-        _json_lines(sys.stdout.buffer, rows)
+        yield lambda rows: _json_lines(sys.stdout.buffer, rows)
     elif name == "csv":
         import csv
 
         out = csv.writer(sys.stdout, lineterminator="\n")
         out.writerow(columns)
-        out.writerows([_cell(row[column]) for column in columns] for row in rows)
+        yield lambda rows: out.writerows([_cell(row[column]) for column in columns] for row in rows)
     else:
-        context.table(None, columns, [[_cell(row[column]) for column in columns] for row in rows])
+        cells: list[list[Any]] = []
+        yield lambda rows: cells.extend([_cell(row[column]) for column in columns] for row in rows)
+        context.table(None, columns, cells)
 
 
 class Rows(Protocol[_Batch_contra]):

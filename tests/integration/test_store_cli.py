@@ -16,7 +16,7 @@ import pytest
 from market_data_core.events import Signal
 from market_data_pipeline.cli.app import main
 from market_data_store import JobRunTracker, StoreClient
-from tests.integration.store_samples import T0, bars, flush
+from tests.integration.store_samples import T0, S, bars, flush
 from tests.servers.postgres import PASSWORD, PostgresServer
 
 Mdp = Callable[..., tuple[int, str, str]]
@@ -117,6 +117,57 @@ def test_signals_and_jobs(mdp: Mdp) -> None:
     code, out, _ = mdp("jobs", "--outcome", "done")
     assert "micro-batch" in out
     assert mdp("jobs", "--outcome", "failed", "--json") == (0, "", "")
+
+
+@pytest.fixture
+async def signals(store: StoreClient) -> list[Signal]:
+    """In the order in which they are read."""
+    made = [
+        Signal(provider, symbol, T0 + at * S, name, -1.5, 0.25, {"window": "1m", "n": 2} if at else {})
+        for symbol in ("IBM", "SPY")
+        for at in (0, 60)
+        for provider in ("sim", "vendor")
+        for name in ("cross", "spike")
+    ]
+    await store.write_signals(made[::-1])
+    return made
+
+
+def test_signals_as_csv_are_ordered(mdp: Mdp, signals: list[Signal]) -> None:
+    code, out, err = mdp("signals", "--format", "csv")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "provider,symbol,ts,name,value,score,meta"
+    assert out.splitlines()[1] == "sim,IBM,2023-11-14T22:14:00.000000Z,cross,-1.5,0.25,"
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [(r["symbol"], r["provider"], r["name"]) for r in rows] == [
+        (s.symbol, s.provider, s.name) for s in signals
+    ]
+    assert json.loads(rows[-1]["meta"]) == {"window": "1m", "n": 2}
+
+
+def test_signals_are_chosen_by_name_symbol_provider_time_and_number(mdp: Mdp, signals: list[Signal]) -> None:
+    def found(*args: str) -> list[tuple[str, str, str, str]]:
+        code, out, _ = mdp("signals", *args, "--json")
+        assert code == 0
+        rows = [json.loads(line) for line in out.splitlines()]
+        return [(r["symbol"], r["ts"][14:16], r["provider"], r["name"]) for r in rows]
+
+    everything = [(s.symbol, "14" if s.ts == T0 else "15", s.provider, s.name) for s in signals]
+    assert found() == everything
+    assert found("--name", "spike") == [e for e in everything if e[3] == "spike"]
+    assert found("--symbol", "SPY,VOD") == [e for e in everything if e[0] == "SPY"]
+    assert found("--symbol", "SPY", "--symbol", "IBM") == everything
+    assert found("--provider", "vendor") == [e for e in everything if e[2] == "vendor"]
+    assert found("--from", "2023-11-14T22:15:00Z") == [e for e in everything if e[1] == "15"]
+    assert found("--to", "2023-11-14T22:15:00Z") == [e for e in everything if e[1] == "14"]
+    assert found("--limit", "3") == everything[:3]
+    assert found("--limit", "99") == everything
+    code, out, _ = mdp("signals", "--limit", "1")
+    assert code == 0
+    assert out.split() == [
+        *("provider", "symbol", "ts", "name", "value", "score", "meta"),
+        *("sim", "IBM", "2023-11-14T22:14:00.000000Z", "cross", "-1.5", "0.25"),
+    ]
 
 
 def test_the_schema_goes_down_and_up(mdp: Mdp) -> None:

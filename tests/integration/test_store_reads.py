@@ -124,6 +124,24 @@ async def test_signals_round_trip_and_are_unchanged_the_second_time(matrix_store
     assert await matrix_store.signals(provider="sim", start=T0 + 2 * S) == made[4:]
 
 
+@pytest.mark.parametrize("page", [1, 5, 24, 25])
+async def test_pages_of_signals_hold_every_signal_once_and_in_order(store: StoreClient, page: int) -> None:
+    made = [
+        Signal(provider, symbol, T0 + i * S, name, 1.0, 0.5, {})
+        for symbol in ("A", "B")
+        for i in range(3)
+        for provider in ("alt", "sim")
+        for name in ("cross", "spike")
+    ]
+    await store.write_signals(made[::-1])
+    pages = [part async for part in store.signal_pages(page=page)]
+    assert max(map(len, pages)) <= page
+    assert [s for part in pages for s in part] == made
+    chosen = store.signal_pages(symbols=["B"], provider="sim", name="spike", start=T0 + S, end=T0 + 2 * S)
+    assert [part async for part in chosen] == [[Signal("sim", "B", T0 + S, "spike", 1.0, 0.5, {})]]
+    assert [part async for part in store.signal_pages(name="none")] == []
+
+
 async def test_signals_keep_microseconds(store: StoreClient) -> None:
     await store.write_signals([Signal("sim", "SPY", T0 + 1999, "x", 1.0, 1.0)])
     assert [s.ts for s in await store.signals()] == [T0 + 1000]

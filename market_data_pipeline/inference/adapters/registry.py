@@ -23,7 +23,7 @@ from market_data_pipeline.inference.adapter import InferenceAdapter
 GROUP: Final = "mdp.adapters"
 _ADAPTERS: Final = "market_data_pipeline.inference.adapters"
 ADAPTERS: Final[dict[str, str]] = {
-    "rules": f"{_ADAPTERS}.rules:RulesAdapter",
+    "rules": f"{_ADAPTERS}.watched_rules:WatchedRules",
     "sklearn": f"{_ADAPTERS}.sklearn:SklearnAdapter",
 }
 

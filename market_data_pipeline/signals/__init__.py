@@ -1,0 +1,1 @@
+"""How signals did afterwards, on stored bars."""
