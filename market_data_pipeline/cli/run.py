@@ -99,16 +99,21 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
         raise UsageError(
             "producers.synthetic.enabled is false, and `stream run` has no other producer; set it to true"
         )
-    stats, audit, metrics, redis = RunStats(), Audit(), telemetry.Metrics(), settings.bus.redis
+    stats, audit, health = RunStats(), Audit(), telemetry.Health()
+    redis, batch = settings.bus.redis, settings.micro_batch
+    metrics = telemetry.Metrics(settings.telemetry.max_symbols)
+    me = telemetry.Membership(redis.stream, redis.consumer_group, batching.member_name())
     observer = Observers(
-        stats, telemetry.MetricsObserver(metrics, redis.stream, settings.micro_batch.window_ms)
+        stats, telemetry.MetricsObserver(metrics, redis.stream, batch.window_ms, batch.allow_late_ms)
     )
     started = time.monotonic()
     interrupted = False
-    with telemetry.exporter(metrics, settings.telemetry.metrics_port):
+    with telemetry.exporter(
+        metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health
+    ):
         async with await context.open_bus(settings) as bus, await context.open_store(settings) as store:
             await bus.ensure_topic(redis.stream, redis.partitions)
-            consumer = batching.micro_batcher(settings, bus, store, observer)
+            consumer = batching.micro_batcher(settings, bus, store, observer, member=me.member)
             runner = live_runner(
                 settings, bus, audit, duration, telemetry.ProducerMetrics(metrics, settings.bus.type)
             )
@@ -117,8 +122,11 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
             consuming = asyncio.create_task(consumer.run(stop))
             producing = asyncio.create_task(runner.run())
             async with (
+                telemetry.watching(metrics, health, bus, store.ping, [me]),
                 batching.tracked(store, "run", stats.summary),
-                batching.trimming(settings, bus, [redis.stream, redis.bars_stream]),
+                batching.trimming(
+                    settings, bus, [redis.stream, redis.bars_stream], telemetry.trimmed(metrics)
+                ),
                 view.shown(on_terminal=not as_json and sys.stderr.isatty()),
             ):
                 try:
