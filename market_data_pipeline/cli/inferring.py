@@ -14,9 +14,9 @@ from market_data_pipeline.cli.batching import member_name, spare_collector
 from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
 from market_data_pipeline.consumers.inference_consumer import PartitionSignals
 from market_data_pipeline.inference.decider import Decider, interval_of
-from market_data_pipeline.inference.observer import EngineObserver
 from market_data_pipeline.inference.signal_maker import SignalMaker
 from market_data_pipeline.streaming.bus import Bus
+from market_data_pipeline.telemetry import InferenceMetrics
 
 if TYPE_CHECKING:
     from market_data_store.client import StoreClient
@@ -35,22 +35,25 @@ async def inference(
     bus: Bus,
     store: StoreClient,
     observer: Observer,
-    engine_observer: EngineObserver | None = None,
+    metrics: InferenceMetrics,
+    member: str | None = None,
 ) -> AsyncIterator[ExactlyOnceConsumer]:
     """A member of the group of inference, not yet running; what decides is closed when the block ends.
+
+    ``observer`` is told of what it commits, ``metrics`` of what it computes.
 
     Raises:
         MdpError: the adapter cannot be had as it is configured.
     """
     redis, clock = settings.bus.redis, SystemClock()
     interval = interval_of(settings)
-    decider = Decider.from_settings(settings, adapter, clock, engine_observer)
+    decider = Decider.from_settings(settings, adapter, clock, metrics)
 
     def logic(claim: Claim) -> PartitionSignals:
         try:
             return PartitionSignals(
                 claim,
-                lambda watermark: SignalMaker(interval, decider, store, watermark),
+                lambda watermark: SignalMaker(interval, decider, store, watermark, metrics.features),
                 clock,
                 bus.format_offset,
                 bus.parse_offset,
@@ -64,7 +67,7 @@ async def inference(
     consumer = ConsumerSettings(
         topic=redis.bars_stream,
         group=settings.inference.group,
-        member=member_name(),
+        member=member or member_name(),
         bars_topic=redis.bars_stream,
         dead_letter_topic=f"{redis.bars_stream}.dlq",
         signals_topic=redis.signals_stream,

@@ -11,7 +11,8 @@ beside live bars for one, is read from the store and worked on apart.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -75,15 +76,25 @@ class _Memory:
     rolling: RollingFeatures
 
 
+def _nobody(interval: str, seconds: float, series: Sequence[BarSeries], code: I32) -> None: ...
+
+
 class SignalMaker:
     """Makes the signals of the bars of one interval in one partition.
 
-    ``watermark``: when the newest bar began that was decided on by the owner before (ns).
+    ``watermark``: when the newest bar began that was decided on by the owner before (ns). ``told`` of how long the
+    features of each batch took: interval, seconds, series, and the code of each row.
     """
 
     def __init__(
-        self, interval: str, decider: Decider, stored: StoredHistory, watermark: int = NOTHING_YET
+        self,
+        interval: str,
+        decider: Decider,
+        stored: StoredHistory,
+        watermark: int = NOTHING_YET,
+        told: Callable[[str, float, Sequence[BarSeries], I32], None] = _nobody,
     ) -> None:
+        self._told = told
         self.interval = interval
         self._interval_ns = parse_interval(interval)
         self._decider = decider
@@ -227,7 +238,9 @@ class SignalMaker:
 
     async def _decide(self, rolling: RollingFeatures, code: I32, ts: I64, made: Made) -> None:
         engine = self._decider.engine
+        begun = time.perf_counter()
         table = rolling.table(code, ts, with_previous=engine.needs_previous)
+        self._told(self.interval, time.perf_counter() - begun, table.series, code)
         decisions = await engine.decide(table, np.arange(len(code), dtype=np.int64))
         if len(decisions) == 0:
             return
