@@ -27,7 +27,7 @@ from market_data_store.connection import libpq_url
 _AOF_BYTES: Final = 400
 """What reading and acknowledging one record may add to the append-only file: it logs each delivery."""
 _REWRITE_FROM: Final = 64 << 20
-_TABLES: Final = "bars_ohlcv, stream_claims, stream_positions, stream_outbox"
+_TABLES: Final = "bars_ohlcv, signals, stream_claims, stream_positions, stream_outbox"
 
 
 class Servers:

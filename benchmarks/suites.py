@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import polars as pl
 from rich.console import Console
 
-from benchmarks import ticks
+from benchmarks import inferring, ticks
 from benchmarks.measure import Measured, measure
 from benchmarks.report import Contender, Report
 from benchmarks.servers import Servers
@@ -27,7 +27,7 @@ SPREAD: Final = (1, 10, 100, 1000, 10_000)
 class Size:
     """``singles``: events of a topic of single events; ``framed``: of one of frames; ``rows``: of a file;
     ``spread_singles``, ``spread_framed``: of each topic of the sweep over ``spread`` numbers of symbols;
-    ``flushes``: of 10,000 rows into the store."""
+    ``flushes``: of 10,000 rows into the store; ``bars``: to make signals of."""
 
     singles: int
     framed: int
@@ -38,10 +38,11 @@ class Size:
     flushes: int
     rounds: int
     less_rounds: int
+    bars: int
 
 
-FULL: Final = Size(300_000, 1_200_000, 1_000_000, 200_000, 1_200_000, SPREAD, 10, 5, 3)
-QUICK: Final = Size(50_000, 300_000, 200_000, 50_000, 300_000, (1, 1000), 2, 1, 1)
+FULL: Final = Size(300_000, 1_200_000, 1_000_000, 200_000, 1_200_000, SPREAD, 10, 5, 3, 200_000)
+QUICK: Final = Size(50_000, 300_000, 200_000, 50_000, 300_000, (1, 1000), 2, 1, 1, 40_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +196,37 @@ def with_telemetry(servers: Servers, size: Size, console: Console) -> Report:
     return report
 
 
+def into_signals(servers: Servers, size: Size, console: Console) -> Report:
+    """Bars of Redis to signals in PostgreSQL."""
+    report = Report(
+        "infer", "Bars of Redis to signals in PostgreSQL, the seed's five rules, one process", unit="bars"
+    )
+    contenders: dict[str, Contender] = {}
+
+    def run(topic: inferring.BarTopic) -> Measured:
+        servers.rest()
+        done = measure("inferring:rules", topic=topic.name, bars=topic.bars, **servers.given)
+        if done.more["momentum"] != topic.momentum:
+            raise ticks.WrongBars(
+                f"{topic.name}: {done.more['momentum']} signals of momentum, the recount has {topic.momentum}"
+            )
+        return done
+
+    for symbols in (50, 1000, 10_000):
+        records, momentum = inferring.bars_of(symbols, size.bars // symbols)
+        topic = inferring.BarTopic(f"bars-{symbols}", len(records) * symbols, momentum)
+        servers.load(topic.name, records)
+        contenders[f"{symbols:,} symbols"] = partial(run, topic)
+    report.measure(contenders, size.less_rounds, console)
+    report.evenness("slowest by fastest", list(contenders), None)
+    return report
+
+
 SUITES: Final[dict[str, Callable[[Servers, Size, Console], Report]]] = {
     "redis": from_redis,
     "symbols": by_symbols,
     "file": from_file,
     "store": into_store,
     "telemetry": with_telemetry,
+    "infer": into_signals,
 }
