@@ -36,8 +36,10 @@ _from_msgpack = msgspec.msgpack.Decoder(list[tuple[str, bytes]]).decode
 
 def encode_signal(signal: Signal) -> bytes:
     """One signal as a JSON record."""
-    s = signal
-    ts = format_time(s.ts)
+    return _record(signal, format_time(signal.ts))
+
+
+def _record(s: Signal, ts: str) -> bytes:
     return _to_json(_Signal(1, s.provider, s.symbol, ts, s.name, s.value, s.score, s.meta))
 
 
@@ -57,7 +59,13 @@ def decode_signal(value: bytes) -> Signal:
 
 def encode_parcel(signals: Iterable[Signal]) -> bytes:
     """Many signals as one value of the outbox: (key, record) of each."""
-    return _PARCEL + _to_msgpack([(s.symbol, encode_signal(s)) for s in signals])
+    # Many are of the same time.
+    times: dict[int, str] = {}
+    records = []
+    for s in signals:
+        ts = times.get(s.ts) or times.setdefault(s.ts, format_time(s.ts))
+        records.append((s.symbol, _record(s, ts)))
+    return _PARCEL + _to_msgpack(records)
 
 
 def parcel_of(value: bytes) -> Sequence[tuple[str, bytes]] | None:

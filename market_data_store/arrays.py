@@ -5,15 +5,15 @@ length, lower bound), then for each element its length as int32 and its bytes. W
 size that is a numpy structured array, so a column is written and read without a Python object an element.
 
 Written: int64 as ``int8[]``, int32 as ``int4[]``, float64 as ``float8[]``, datetime64[ns] as ``timestamptz[]``,
-:class:`Names` as ``text[]``, :class:`Blobs` as ``bytea[]``. Read: the number types as arrays, ``timestamptz[]`` as
-int64 nanoseconds.
+:class:`Names` and :class:`Texts` as ``text[]``, :class:`Blobs` as ``bytea[]``, :class:`Documents` as ``jsonb[]``. Read:
+the number types as arrays, ``timestamptz[]`` as int64 nanoseconds.
 Nulls are not written; reading one raises, so queries wrap nullable columns in ``COALESCE(x, 'NaN')``.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -27,6 +27,8 @@ _HEADER = struct.Struct("!iiIii")
 _INT32 = struct.Struct("!i")
 _TEXT: Final = 25
 _BYTEA: Final = 17
+_JSONB: Final = 3802
+_JSONB_VERSION: Final = b"\x01"
 
 POSTGRES_EPOCH: Final = 946_684_800 * 10**9
 """2000-01-01 UTC in Unix nanoseconds, where timestamptz counts its microseconds from."""
@@ -43,6 +45,20 @@ class Names:
 @dataclass(frozen=True, slots=True, eq=False)
 class Blobs:
     """A column of bytes, which psycopg would write as hexadecimal text."""
+
+    values: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Texts:
+    """A text column, row by row."""
+
+    values: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Documents:
+    """A column of JSON, encoded."""
 
     values: Sequence[bytes]
 
@@ -129,15 +145,38 @@ class _NamesDumper(Dumper):
         return _HEADER.pack(1, 0, _TEXT, len(code), 1) + body
 
 
-class _BlobsDumper(Dumper):
-    format = Format.BINARY
-    oid = 1001
+class _ItemsDumper(Dumper):
+    """Base of the dumpers of values of any length."""
 
-    def dump(self, obj: Blobs) -> Buffer:
-        parts = [_HEADER.pack(1, 0, _BYTEA, len(obj.values), 1)]
-        for value in obj.values:
+    format = Format.BINARY
+    element: ClassVar[int]
+
+    def dump(self, obj: Any) -> Buffer:
+        parts = [_HEADER.pack(1, 0, self.element, len(obj.values), 1)]
+        for value in self.items(obj.values):
             parts += (_INT32.pack(len(value)), value)
         return b"".join(parts)
+
+    def items(self, values: Sequence[Any]) -> Iterable[bytes]:
+        return values
+
+
+class _BlobsDumper(_ItemsDumper):
+    oid, element = 1001, _BYTEA
+
+
+class _TextsDumper(_ItemsDumper):
+    oid, element = 1009, _TEXT
+
+    def items(self, values: Sequence[Any]) -> Iterable[bytes]:
+        return (value.encode("utf-8", "surrogatepass") for value in values)
+
+
+class _DocumentsDumper(_ItemsDumper):
+    oid, element = 3807, _JSONB
+
+    def items(self, values: Sequence[Any]) -> Iterable[bytes]:
+        return (_JSONB_VERSION + value for value in values)
 
 
 class _ColumnLoader(Loader):
@@ -178,6 +217,8 @@ def register(connection: psycopg.AsyncConnection[Any]) -> None:
     adapters.register_dumper(np.ndarray, _ArrayDumper)
     adapters.register_dumper(Names, _NamesDumper)
     adapters.register_dumper(Blobs, _BlobsDumper)
+    adapters.register_dumper(Texts, _TextsDumper)
+    adapters.register_dumper(Documents, _DocumentsDumper)
     for name, loader in (
         ("int8", _Int64Loader),
         ("int4", _Int32Loader),

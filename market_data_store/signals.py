@@ -13,24 +13,28 @@ from typing import Any, Final, LiteralString, Protocol
 import msgspec
 import numpy as np
 from psycopg import AsyncConnection
-from psycopg.types.json import Jsonb
 
 from market_data_core.events import Signal
-from market_data_store.arrays import timestamps
+from market_data_store.arrays import Documents, Texts, timestamps
 from market_data_store.bars import moment
+from market_data_store.connection import one_row
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _UPSERT: Final[LiteralString] = """
-    INSERT INTO signals AS s (provider, symbol, ts, name, value, score, meta, writer, updated_at)
-    SELECT i.*, %s::text, now()
-    FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::float8[], %s::float8[], %s::jsonb[]) AS i
-    ON CONFLICT (symbol, ts, provider, name) DO UPDATE
-    SET value = EXCLUDED.value, score = EXCLUDED.score, meta = EXCLUDED.meta, writer = EXCLUDED.writer,
-        updated_at = EXCLUDED.updated_at
-    WHERE (s.value, s.score, s.meta) IS DISTINCT FROM (EXCLUDED.value, EXCLUDED.score, EXCLUDED.meta)
-    RETURNING provider, symbol, ts, name
+    WITH given AS (
+        SELECT * FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::float8[], %s::float8[],
+                             %s::jsonb[]) WITH ORDINALITY AS i(provider, symbol, ts, name, value, score, meta, place)),
+    written AS (
+        INSERT INTO signals AS s (provider, symbol, ts, name, value, score, meta, writer, updated_at)
+        SELECT provider, symbol, ts, name, value, score, meta, %s::text, now() FROM given ORDER BY place
+        ON CONFLICT (symbol, ts, provider, name) DO UPDATE
+        SET value = EXCLUDED.value, score = EXCLUDED.score, meta = EXCLUDED.meta, writer = EXCLUDED.writer,
+            updated_at = EXCLUDED.updated_at
+        WHERE (s.value, s.score, s.meta) IS DISTINCT FROM (EXCLUDED.value, EXCLUDED.score, EXCLUDED.meta)
+        RETURNING provider, symbol, ts, name)
+    SELECT coalesce(array_agg(place ORDER BY place), '{}') FROM given JOIN written USING (provider, symbol, ts, name)
 """
 _WITHDRAW: Final[LiteralString] = """
     UPDATE signals AS s SET meta = s.meta || '{"withdrawn": true}', updated_at = now()
@@ -118,16 +122,17 @@ async def upsert(
     if not rows:
         return []
     columns = (
-        [s.provider for s in rows],
-        [s.symbol for s in rows],
+        Texts([s.provider for s in rows]),
+        Texts([s.symbol for s in rows]),
         timestamps(np.array([s.ts for s in rows], np.int64)),
-        [s.name for s in rows],
+        Texts([s.name for s in rows]),
         np.array([s.value for s in rows], np.float64),
         np.array([s.score for s in rows], np.float64),
-        [Jsonb(s.meta, dumps=msgspec.json.encode) for s in rows],
+        Documents([msgspec.json.encode(s.meta) for s in rows]),
     )
-    written = await (await connection.execute(_UPSERT, (writer, *columns))).fetchall()
-    return [latest[symbol, _ns(ts) // 1000, provider, name] for provider, symbol, ts, name in written]
+    cursor = await connection.execute(_UPSERT, (*columns, writer), binary=True)
+    (written,) = await one_row(cursor)
+    return [rows[place - 1] for place in written.tolist()]
 
 
 async def withdraw(
@@ -142,15 +147,15 @@ async def withdraw(
     """
     at = sorted(set(revised), key=lambda key: (key[1], key[2], key[0]))
     columns = (
-        [provider for provider, _, _ in at],
-        [symbol for _, symbol, _ in at],
+        Texts([provider for provider, _, _ in at]),
+        Texts([symbol for _, symbol, _ in at]),
         timestamps(np.array([ts for _, _, ts in at], np.int64)),
     )
     still = (
-        [s.provider for s in kept],
-        [s.symbol for s in kept],
+        Texts([s.provider for s in kept]),
+        Texts([s.symbol for s in kept]),
         timestamps(np.array([s.ts for s in kept], np.int64)),
-        [s.name for s in kept],
+        Texts([s.name for s in kept]),
     )
     rows = await (await connection.execute(_WITHDRAW, (*columns, writer, *still))).fetchall()
     return [Signal(p, symbol, _ns(ts), *rest) for p, symbol, ts, *rest in sorted(rows, key=lambda r: r[:4])]
