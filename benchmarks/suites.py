@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from benchmarks import inferring, ticks
 from benchmarks.measure import Measured, measure
-from benchmarks.report import Contender, Report
+from benchmarks.report import Contender, Ratio, Report
 from benchmarks.servers import Servers
 from market_data_core.codecs import encode_events
 from market_data_pipeline.producers.framing import Framer
@@ -27,7 +28,7 @@ SPREAD: Final = (1, 10, 100, 1000, 10_000)
 class Size:
     """``singles``: events of a topic of single events; ``framed``: of one of frames; ``rows``: of a file;
     ``spread_singles``, ``spread_framed``: of each topic of the sweep over ``spread`` numbers of symbols;
-    ``flushes``: of 10,000 rows into the store; ``bars``: to make signals of."""
+    ``flushes``: of 10,000 rows into the store; ``symbols``: with a new bar each; ``bars``: to make signals of."""
 
     singles: int
     framed: int
@@ -36,13 +37,14 @@ class Size:
     spread_framed: int
     spread: tuple[int, ...]
     flushes: int
+    symbols: int
     rounds: int
     less_rounds: int
     bars: int
 
 
-FULL: Final = Size(300_000, 1_200_000, 1_000_000, 200_000, 1_200_000, SPREAD, 10, 5, 3, 200_000)
-QUICK: Final = Size(50_000, 300_000, 200_000, 50_000, 300_000, (1, 1000), 2, 1, 1, 40_000)
+FULL: Final = Size(300_000, 1_200_000, 1_000_000, 200_000, 1_200_000, SPREAD, 10, 10_000, 5, 3, 200_000)
+QUICK: Final = Size(50_000, 300_000, 200_000, 50_000, 300_000, (1, 1000), 2, 2000, 1, 1, 40_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +224,52 @@ def into_signals(servers: Servers, size: Size, console: Console) -> Report:
     return report
 
 
+def rolling_features(servers: Servers, size: Size, console: Console) -> Report:
+    """Features of one new bar of each symbol."""
+    report = Report("features", "Six features of one new bar of each symbol", unit="bars")
+    many, some = size.symbols, size.symbols // 10
+
+    def run(task: str, symbols: int, windows: int = 20, **more: Any) -> Measured:
+        return measure(f"features:{task}", symbols=symbols, windows=windows, **more)
+
+    contenders: dict[str, Contender] = {
+        f"{many:,} symbols": partial(run, "ours", many),
+        f"{some:,} symbols": partial(run, "ours", some, 200),
+        "one bar in ten missing": partial(run, "ours", many, missing=0.1),
+        "the same, and the bar before": partial(run, "ours", many, missing=0.1, previous=True),
+        "horizons twice as long": partial(run, "ours", many, stretch=2),
+        "pandas, groupby().rolling()": partial(run, "by_pandas", some),
+    }
+    if find_spec("river") is None:
+        console.print("river is not installed, so it is not measured: pip install 'mdp[bench]'")
+    else:
+        contenders["river"] = partial(run, "by_river", some, 2)
+    report.measure(contenders, size.less_rounds, console)
+    all_of_them, fewer, gaps, before, longer, *others = contenders
+    for label in (all_of_them, gaps, before):
+        rates = [10 / r.cpu_per_million for r in report.runs[label]]
+        report.ratios.append(Ratio(f"{label}: bars in 10 microseconds of CPU time", rates, 1.0))
+    report.evenness("slowest by fastest number of symbols, by CPU time", [all_of_them, fewer], 0.5, cpu=True)
+    report.compare("horizons twice as long by once, by CPU time", longer, all_of_them, 0.45, cpu=True)
+    for label in others:
+        goal = None if label == "river" else 10.0
+        report.compare(f"{fewer} by {label}, by CPU time", fewer, label, goal, cpu=True)
+    for label in others:
+        _agree(report, fewer, label)
+    return report
+
+
+def _agree(report: Report, one: str, other: str) -> None:
+    """Both found the same features of the first bars they measured, but for what is lost by rounding.
+
+    Raises:
+        WrongBars: they did not.
+    """
+    ours, theirs = (report.runs[label][0].more["means"] for label in (one, other))
+    if any(abs(theirs[name] / value - 1) > 1e-6 for name, value in ours.items()):
+        raise ticks.WrongBars(f"{one} and {other} differ: {ours} and {theirs}")
+
+
 SUITES: Final[dict[str, Callable[[Servers, Size, Console], Report]]] = {
     "redis": from_redis,
     "symbols": by_symbols,
@@ -229,4 +277,5 @@ SUITES: Final[dict[str, Callable[[Servers, Size, Console], Report]]] = {
     "store": into_store,
     "telemetry": with_telemetry,
     "infer": into_signals,
+    "features": rolling_features,
 }

@@ -54,8 +54,7 @@ def features(
 
     \b
     mdp features --symbol SPY --from 2013-10-07 --to 2013-10-08 --format csv
-    mdp features --symbol SPY,IBM --interval 1m --from 2013-10-07 --to 2013-10-08 --names rsi,vol_5m \\
-      --format parquet --output features.parquet
+    mdp features --symbol SPY,IBM --interval 1m --from 2013-10-07 --to 2013-10-08 --names rsi,skewness
     """
     from market_data_core.errors import UsageError
     from market_data_core.events import format_interval, parse_interval

@@ -34,7 +34,7 @@ def depths(features: tuple[Feature, ...]) -> dict[str, int]:
         elif f.kind in ("vol", "skew", "kurt"):
             need(f.windows, "log_return", "distance", "present")
         elif f.kind == "rsi":
-            need(f.reach + 1, "change", "distance", "present")
+            need(f.reach + 1, "change", "present")
         elif f.kind in ("close", "n_events"):
             need(1, f.kind)
         elif f.kind in ("high", "low", "volume"):
@@ -145,18 +145,19 @@ class Block:
 
     def rsi(self, f: Feature) -> F64:
         period, n = f.windows, f.windows * RSI_MEMORY
-        changes, count = self._look.last("change", n), self.count(n)
-        weights = _wilder(period)
+        changes, count, weights = self._look.last("change", n), self.count(n), _wilder(period)
         if (count == n).all():
             weighted = changes[1:] * weights[np.minimum(np.arange(n - 2, -1, -1), n - 1 - period)][:, None]
         else:
-            inside = self._inside(n)
             # The change after which r others follow weighs weights[r]; the first of them, the seed, all the same.
-            place = np.cumsum(inside, axis=0, dtype=np.int16)
-            after = (count - 1).astype(np.int16) - np.maximum(place, period, out=place)
-            weighted = np.where(inside, changes, 0.0) * weights.take(after, mode="clip")
-        gain, loss = total(np.maximum(weighted, 0.0)), -total(np.minimum(weighted, 0.0))
-        index = np.where(gain + loss > 0, 100.0 * gain / (gain + loss), 50.0)
+            place = np.add.accumulate(self._look.last("present", n), axis=0)
+            after = count.astype(np.int16) - np.maximum(place, np.int16(period + 1), out=place)
+            weighted = changes * weights.take(after, mode="clip")
+            # The oldest bar's change is from one outside. An empty cell has none.
+            weighted[self._oldest_of(n), np.arange(len(count))] = 0.0
+        # gain / (gain + loss) is (1 + net / gross) / 2.
+        net, gross = total(weighted), total(np.abs(weighted))
+        index = np.where(gross > 0, 50.0 + 50.0 * (net / gross), 50.0)
         return np.where(count - 1 >= period, index, np.nan)
 
     def _oldest_of(self, n: int) -> I64:
