@@ -34,7 +34,7 @@ _OFFLINE: Final = (
 )
 INSTEAD: Final = {
     f"pip install ./{name}": f'{_OFFLINE} --no-build-isolation --no-deps --target "$PYTHONPATH" ./{name}'
-    for name in ("coin", "tapped")
+    for name in ("coin", "stretched", "tapped")
 }
 """Commands that are run in another form: packages are installed without the network, and beside the environment."""
 

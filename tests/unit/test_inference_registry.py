@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,12 @@ def with_options(**options: Any) -> Settings:
 def test_our_own() -> None:
     assert {"rules", "sklearn"} <= set(known_adapters())
     assert adapter_class("sklearn") is SklearnAdapter
+
+
+def test_our_entry_points_are_those_of_the_table() -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["entry-points"][registry.GROUP] == registry.ADAPTERS
+    assert {name: adapter_class(name).name for name in registry.ADAPTERS} == {n: n for n in registry.ADAPTERS}
 
 
 def test_one_of_somebody_else_gets_its_options(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,8 @@ log = structlog.get_logger(__name__)
 DIGITS: Final = 9
 """Significant digits of values and decimals of scores. A linear model adds up in another order for another number of
 rows, and its last digits change with that; a signal must not."""
-PRICE: Final = "close"
-"""The feature that goes into ``meta`` as the price, if the table has it."""
+PRICES: Final = ("price", "close")
+"""The first of these features that the table has goes into ``meta`` as the price."""
 
 
 class SklearnAdapter:
@@ -133,9 +133,10 @@ class SklearnAdapter:
     def _meta(self, table: FeatureTable, row: I64) -> list[dict[str, Any]]:
         windows = [table.series[code].interval for code in table.code[row].tolist()]
         told: list[dict[str, Any]] = [self._told | {"window": window} for window in windows]
-        if PRICE in table.columns:
-            for one, price in zip(told, table.columns[PRICE][row].tolist(), strict=True):
-                one["price"] = price
+        price = next((name for name in PRICES if name in table.columns), None)
+        if price is not None:
+            for one, paid in zip(told, table.columns[price][row].tolist(), strict=True):
+                one["price"] = paid if np.isfinite(paid) else None
         return told
 
     def _warm_up(self, path: Path) -> None:
