@@ -203,9 +203,21 @@ class MicroBatch(Section):
 
 class Telemetry(Section):
     metrics_port: Count = key(
-        9101, "Port of the Prometheus exporter on 127.0.0.1; 0 switches it off.", ge=0, le=65_535
+        9101, "Port of the Prometheus exporter and of health checks; 0 switches it off.", ge=0, le=65_535
+    )
+    metrics_host: str = key(
+        "127.0.0.1",
+        "Address it listens on; 0.0.0.0 lets other machines in, who need no password.",
+        example="0.0.0.0",  # noqa: S104 - an example, as the key is for this
+        min_length=1,
+    )
+    max_symbols: Count = key(
+        200, "Symbols with a time series of their own, first come, first kept; all others are `other`.", ge=0
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = key("INFO", "Least level written to stderr.")
+    log_format: Literal["auto", "json", "console"] = key(
+        "auto", "json, or console for people; auto is console on a terminal without --json, and json else."
+    )
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -12,13 +12,13 @@ import structlog
 from market_data_core.redact import redact
 
 
-def configure(level: str = "INFO", *, json: bool = False) -> None:
+def configure(level: str = "INFO", *, json: bool | None = None) -> None:
     """Send structlog's and the libraries' records of at least ``level`` to stderr.
 
-    For people with ``key=value`` on a terminal, one JSON object a line with ``json`` or when stderr is a file
-    or a pipe. Libraries are heard from WARNING on, unless ``level`` is DEBUG.
+    One JSON object a line with ``json``, ``key=value`` for people without; None chooses for people on a terminal
+    and JSON for a file or a pipe. Libraries are heard from WARNING on, unless ``level`` is DEBUG.
     """
-    as_json = json or not sys.stderr.isatty()
+    as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

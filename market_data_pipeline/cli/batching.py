@@ -21,7 +21,7 @@ from market_data_core.protocols import BarSink, Claim
 from market_data_core.redact import redact
 from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
 from market_data_pipeline.consumers.micro_batcher import BatcherSettings, PartitionBars
-from market_data_pipeline.streaming.bus import Bus
+from market_data_pipeline.streaming.bus import Bus, TrimResult
 from market_data_pipeline.windows.tumbling import WindowSettings
 
 if TYPE_CHECKING:
@@ -99,19 +99,25 @@ def spare_collector() -> None:
 
 
 @asynccontextmanager
-async def trimming(settings: Settings, bus: Bus, topics: list[str]) -> AsyncIterator[None]:
-    """Keep the topics within their retention while the block runs."""
+async def trimming(
+    settings: Settings, bus: Bus, topics: list[str], trimmed: Callable[[str, TrimResult], None] | None = None
+) -> AsyncIterator[None]:
+    """Keep the topics within their retention while the block runs; ``trimmed`` is told of each round."""
+    told = trimmed or (lambda topic, done: None)
+    for topic in topics:
+        told(topic, TrimResult(0, 0))
 
     async def forever() -> None:
         while True:
             await asyncio.sleep(_TRIM_SECONDS)
             for topic in topics:
                 try:
-                    await bus.trim(
+                    done = await bus.trim(
                         topic,
                         retention_ms=settings.bus.redis.retention_ms,
                         max_records=settings.bus.redis.max_records,
                     )
+                    told(topic, done)
                 except MdpError as error:
                     log.warning("could not trim; the next round tries again", topic=topic, error=str(error))
 

@@ -59,8 +59,18 @@ def settings(ctx: typer.Context, *given: Given) -> Settings:
 
     chosen = options(ctx)
     loaded = load(chosen.config, given=given)
-    configure("DEBUG" if chosen.debug else loaded.telemetry.log_level, json=chosen.json)
+    about = loaded.telemetry
+    configure(
+        "DEBUG" if chosen.debug else about.log_level, json=log_as_json(about.log_format, asked=chosen.json)
+    )
     return loaded
+
+
+def log_as_json(log_format: str, *, asked: bool) -> bool | None:
+    """What ``telemetry.log_format`` and ``--json`` say of logs; None: as stderr is."""
+    if log_format == "auto":
+        return True if asked else None
+    return log_format == "json"
 
 
 def bus_url(settings: Settings) -> str:
@@ -132,6 +142,9 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     import asyncio
 
     async def supervised() -> _T:
+        from structlog.contextvars import bind_contextvars
+
+        bind_contextvars(run=os.urandom(4).hex())  # every record of this run carries it
         loop = asyncio.get_running_loop()
         task = loop.create_task(main)
 

@@ -231,17 +231,17 @@ def _skew(check: str, offset_ns: int, trip_ns: int) -> Finding:
 
 
 def _port(settings: Settings) -> Iterator[Finding]:
-    port = settings.telemetry.metrics_port
+    port, host = settings.telemetry.metrics_port, settings.telemetry.metrics_host
     if port == 0:
         yield Finding("metrics port", "ok", "off")
         return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            probe.bind((host, port))
         except OSError as error:
             fix = "stop who has it (perhaps another mdp), or set telemetry.metrics_port"
-            yield Finding("metrics port", "note", f"{port} on 127.0.0.1: {error.strerror}", fix)
+            yield Finding("metrics port", "note", f"{port} on {host}: {error.strerror}", fix)
             return
     yield Finding("metrics port", "ok", f"{port} is free")
 

@@ -72,22 +72,32 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
     from market_data_pipeline.cli import batching
     from market_data_pipeline.cli.inferring import inference
     from market_data_pipeline.consumers.signal_stats import SignalStats
+    from market_data_pipeline.consumers.stats import Observers
 
-    stats = SignalStats()
-    metrics = telemetry.Metrics()
+    stats, health = SignalStats(), telemetry.Health()
+    metrics = telemetry.Metrics(settings.telemetry.max_symbols)
     redis = settings.bus.redis
+    told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
+    me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
     started = time.monotonic()
-    with telemetry.exporter(metrics, settings.telemetry.metrics_port):
+    with telemetry.exporter(
+        metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health
+    ):
         async with (
             await context.open_bus(settings) as bus,
             await context.open_store(settings) as store,
-            inference(settings, adapter, bus, store, stats) as consumer,
+            inference(
+                settings, adapter, bus, store, Observers(stats, told), told, member=me.member
+            ) as consumer,
         ):
             await bus.ensure_topic(redis.bars_stream, redis.partitions)
             with contextlib.suppress(asyncio.CancelledError):
                 async with (
+                    telemetry.watching(metrics, health, bus, store.ping, [me]),
                     batching.tracked(store, "infer", stats.summary),
-                    batching.trimming(settings, bus, [redis.bars_stream, redis.signals_stream]),
+                    batching.trimming(
+                        settings, bus, [redis.bars_stream, redis.signals_stream], telemetry.trimmed(metrics)
+                    ),
                 ):
                     await batching.until_stopped(consumer, until_idle)
     # Here and not in the caller, which does not go on after Ctrl-C.

@@ -59,24 +59,30 @@ async def _consume(settings: Settings, until_idle: float | None, as_json: bool) 
     from market_data_pipeline.cli import batching
     from market_data_pipeline.consumers.stats import Observers, RunStats
 
-    stats = RunStats()
-    metrics = telemetry.Metrics()
-    redis = settings.bus.redis
+    stats, health = RunStats(), telemetry.Health()
+    metrics = telemetry.Metrics(settings.telemetry.max_symbols)
+    redis, batch = settings.bus.redis, settings.micro_batch
+    me = telemetry.Membership(redis.stream, redis.consumer_group, batching.member_name())
     observer = Observers(
-        stats, telemetry.MetricsObserver(metrics, redis.stream, settings.micro_batch.window_ms)
+        stats, telemetry.MetricsObserver(metrics, redis.stream, batch.window_ms, batch.allow_late_ms)
     )
     started = time.monotonic()
-    with telemetry.exporter(metrics, settings.telemetry.metrics_port):
+    with telemetry.exporter(
+        metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health
+    ):
         async with (
             await context.open_bus(settings) as bus,
             await context.open_store(settings) as store,
         ):
             await bus.ensure_topic(redis.stream, redis.partitions)
-            consumer = batching.micro_batcher(settings, bus, store, observer)
+            consumer = batching.micro_batcher(settings, bus, store, observer, member=me.member)
             with contextlib.suppress(asyncio.CancelledError):
                 async with (
+                    telemetry.watching(metrics, health, bus, store.ping, [me]),
                     batching.tracked(store, "micro-batch", stats.summary),
-                    batching.trimming(settings, bus, [redis.stream, redis.bars_stream]),
+                    batching.trimming(
+                        settings, bus, [redis.stream, redis.bars_stream], telemetry.trimmed(metrics)
+                    ),
                 ):
                     await batching.until_stopped(consumer, until_idle)
     # Here and not in the caller, which does not go on after Ctrl-C.

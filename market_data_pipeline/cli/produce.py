@@ -198,6 +198,8 @@ async def publish(
     import asyncio
     import sys
 
+    from structlog.contextvars import bind_contextvars
+
     from market_data_pipeline import telemetry
     from market_data_pipeline.producers import progress
     from market_data_pipeline.producers.counts import ProducerObserver
@@ -205,7 +207,7 @@ async def publish(
     from market_data_pipeline.producers.spool import Spool
 
     topic = settings.bus.redis.stream
-    metrics = telemetry.Metrics()
+    metrics, health = telemetry.Metrics(settings.telemetry.max_symbols), telemetry.Health()
     told: ProducerObserver = telemetry.ProducerMetrics(metrics, settings.bus.type)
     on_terminal = sys.stderr.isatty() and not context.options(ctx).json
     async with await context.open_bus(settings) as bus:
@@ -216,18 +218,28 @@ async def publish(
             )
         try:
             with (
-                telemetry.exporter(metrics, metrics_port),
+                telemetry.exporter(
+                    metrics,
+                    metrics_port,
+                    settings.telemetry.metrics_host,
+                    health,
+                    option="--metrics-port",
+                ),
                 progress.shown(source.name, total, told, on_terminal=on_terminal) as observer,
             ):
+                bind_contextvars(
+                    provider=source.name, lane=options.lane(source.name) or f"live/{source.name}"
+                )
                 runner = ProducerRunner(
                     bus, source, topic, options, pace=pace, spool=spool, observer=observer
                 )
-                task = asyncio.create_task(runner.run())
-                try:
-                    return await asyncio.shield(task), False
-                except asyncio.CancelledError:
-                    runner.stop()
-                    return await task, True
+                async with telemetry.watching(metrics, health, bus):
+                    task = asyncio.create_task(runner.run())
+                    try:
+                        return await asyncio.shield(task), False
+                    except asyncio.CancelledError:
+                        runner.stop()
+                        return await task, True
         finally:
             if spool is not None:
                 spool.close()

@@ -102,26 +102,35 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
         raise UsageError(
             "producers.synthetic.enabled is false, and `stream run` has no other producer; set it to true"
         )
-    stats, signals = RunStats(), SignalStats()
-    audit, metrics, redis = Audit(), telemetry.Metrics(), settings.bus.redis
+    stats, signals, audit = RunStats(), SignalStats(), Audit()
+    redis, batch = settings.bus.redis, settings.micro_batch
     adapter = adapter_of(settings)
+    metrics, health = telemetry.Metrics(settings.telemetry.max_symbols), telemetry.Health()
+    members = [telemetry.Membership(redis.stream, redis.consumer_group, batching.member_name())]
     observer = Observers(
-        stats, telemetry.MetricsObserver(metrics, redis.stream, settings.micro_batch.window_ms)
+        stats, telemetry.MetricsObserver(metrics, redis.stream, batch.window_ms, batch.allow_late_ms)
     )
     started = time.monotonic()
     interrupted = False
-    with telemetry.exporter(metrics, settings.telemetry.metrics_port):
+    with telemetry.exporter(
+        metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health
+    ):
         async with (
             await context.open_bus(settings) as bus,
             await context.open_store(settings) as store,
             contextlib.AsyncExitStack() as stack,
         ):
             await bus.ensure_topic(redis.stream, redis.partitions)
-            consumers = [batching.micro_batcher(settings, bus, store, observer)]
+            consumers = [batching.micro_batcher(settings, bus, store, observer, member=members[0].member)]
             if adapter is not None:
                 await bus.ensure_topic(redis.bars_stream, redis.partitions)
-                making = inference(settings, adapter, bus, store, signals)
+                told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
+                me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
+                making = inference(
+                    settings, adapter, bus, store, Observers(signals, told), told, member=me.member
+                )
                 consumers.append(await stack.enter_async_context(making))
+                members.append(me)
             runner = live_runner(
                 settings, bus, audit, duration, telemetry.ProducerMetrics(metrics, settings.bus.type)
             )
@@ -132,8 +141,14 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
             consuming = [asyncio.create_task(consumer.run(stop)) for consumer in consumers]
             producing = asyncio.create_task(runner.run())
             async with (
+                telemetry.watching(metrics, health, bus, store.ping, members),
                 batching.tracked(store, "run", stats.summary),
-                batching.trimming(settings, bus, [redis.stream, redis.bars_stream, redis.signals_stream]),
+                batching.trimming(
+                    settings,
+                    bus,
+                    [redis.stream, redis.bars_stream, redis.signals_stream],
+                    telemetry.trimmed(metrics),
+                ),
                 view.shown(on_terminal=not as_json and sys.stderr.isatty()),
             ):
                 try:

@@ -20,6 +20,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 import structlog
+from structlog.contextvars import bind_contextvars
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
 from market_data_core.clock import Clock
@@ -279,6 +280,7 @@ class ExactlyOnceConsumer:
     async def _claim(self, consumer: Consumer, partition: int) -> None:
         s = self._settings
         task = asyncio.current_task()
+        bind_contextvars(partition=partition)
 
         def wanted() -> bool:
             # A cancellation alone may be lost: asyncio.wait_for of Python 3.11, in which drivers wait, drops one that
@@ -320,6 +322,7 @@ class ExactlyOnceConsumer:
             owned.flush = asyncio.create_task(self._flush(consumer, partition, owned))
 
     async def _flush(self, consumer: Consumer, partition: int, owned: _Owned) -> None:
+        bind_contextvars(partition=partition)  # of this task alone
         try:
             await self._commit(consumer, partition, owned)
         except Fenced as fence:

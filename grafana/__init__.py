@@ -1,0 +1,1 @@
+"""Grafana dashboards and Prometheus rules of mdp; ``python -m grafana`` writes the dashboards."""
