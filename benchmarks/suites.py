@@ -76,8 +76,8 @@ def reading(servers: Servers, topic: Topic, task: str, **more: Any) -> Measured:
     """A process that reads all of ``topic``; what the micro-batcher stored is compared with the recount."""
     servers.rest(topic.records)
     given = {"topic": topic.name, "records": topic.records, "events": topic.events, "bars": len(topic.bars)}
-    done = measure(f"reading:{task}", **given, **servers.given, **more)
-    if task == "micro_batcher":
+    done = measure(task if ":" in task else f"reading:{task}", **given, **servers.given, **more)
+    if task.endswith("micro_batcher"):
         ticks.check(servers.bars(), topic.bars, topic.name)
     return done
 
@@ -178,9 +178,27 @@ def into_store(servers: Servers, size: Size, console: Console) -> Report:
     return report
 
 
+def with_telemetry(servers: Servers, size: Size, console: Console) -> Report:
+    """The micro-batcher with everything of telemetry, and without."""
+    report = Report("telemetry", "Telemetry on and off, frames, 2 s windows")
+    for symbols in (SYMBOLS, 10_000):
+        topic = load(servers, "frame", size.framed, symbols)
+        off, on = f"{symbols:,} symbols, off", f"{symbols:,} symbols, on"
+        contenders: dict[str, Contender] = {
+            off: partial(reading, servers, topic, "telemetry:micro_batcher", telemetry=False),
+            on: partial(reading, servers, topic, "telemetry:micro_batcher", telemetry=True),
+        }
+        report.measure(contenders, size.rounds, console)
+        report.compare(f"on by off, {symbols:,} symbols", on, off, 0.97)
+        report.compare("the same by CPU time of the client", on, off, cpu=True)
+        servers.drop(topic.name)
+    return report
+
+
 SUITES: Final[dict[str, Callable[[Servers, Size, Console], Report]]] = {
     "redis": from_redis,
     "symbols": by_symbols,
     "file": from_file,
     "store": into_store,
+    "telemetry": with_telemetry,
 }

@@ -61,7 +61,7 @@ class ArrayHistogram(Collector):
 
     def __init__(self, name: str, about: str, buckets: Sequence[float], registry: CollectorRegistry) -> None:
         self._name, self._about = name, about
-        self._bounds = np.array(sorted(buckets))
+        self._bounds = np.array(sorted(buckets), np.float64)
         self._lock = threading.Lock()
         self._counts = np.zeros(len(self._bounds) + 1)
         self._sum = 0.0
@@ -100,7 +100,7 @@ class SymbolHistogram(Collector):
     ) -> None:
         self._name, self._about, self._label = name, about, label
         self._symbols = symbols
-        self._bounds = np.array(sorted(buckets))
+        self._bounds = np.array(sorted(buckets), np.float64)
         self._lock = threading.Lock()
         self._tables: dict[str, tuple[F64, F64]] = {}
         registry.register(self)
