@@ -18,6 +18,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from market_data_core.batch import I32, I64, BarBatch, Mask
+from market_data_core.clock import Clock, SystemClock
 from market_data_core.events import BarSeries, Signal, parse_interval
 from market_data_pipeline.features.history import BarHistory
 from market_data_pipeline.features.rolling import RollingFeatures, history_for, reach_of
@@ -25,6 +26,7 @@ from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.adapter import Decisions
 from market_data_pipeline.inference.cooldowns import Cooldowns
 from market_data_pipeline.inference.decider import Decider
+from market_data_pipeline.inference.observer import FeatureObserver, Unobserved
 
 BarKey = tuple[str, str, int]
 """Provider, symbol, and when the bar ended (ns UTC)."""
@@ -82,13 +84,22 @@ class SignalMaker:
     """
 
     def __init__(
-        self, interval: str, decider: Decider, stored: StoredHistory, watermark: int = NOTHING_YET
+        self,
+        interval: str,
+        decider: Decider,
+        stored: StoredHistory,
+        watermark: int = NOTHING_YET,
+        *,
+        observer: FeatureObserver | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self.interval = interval
         self._interval_ns = parse_interval(interval)
         self._decider = decider
         self._stored = stored
         self._watermark = watermark
+        self._observer = observer or Unobserved()
+        self._clock = clock or SystemClock()
         self._cooldowns = Cooldowns(self._given_before)
         self._begin_anew()
 
@@ -227,7 +238,10 @@ class SignalMaker:
 
     async def _decide(self, rolling: RollingFeatures, code: I32, ts: I64, made: Made) -> None:
         engine = self._decider.engine
+        begun = self._clock.monotonic()
         table = rolling.table(code, ts, with_previous=engine.needs_previous)
+        seconds = (self._clock.monotonic() - begun) / 1e9
+        self._observer.features(self.interval, seconds, table.series, code)
         decisions = await engine.decide(table, np.arange(len(code), dtype=np.int64))
         if len(decisions) == 0:
             return

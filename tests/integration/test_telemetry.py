@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from structlog.contextvars import get_contextvars
 
 from market_data_pipeline.consumers.stats import Observers, RunStats
 from market_data_pipeline.streaming.redis_bus import RedisBus
@@ -29,10 +30,22 @@ async def wire(postgres: PostgresServer) -> AsyncIterator[Wire]:
         yield proxy
 
 
+class Noting(RunStats):
+    """Which partition the log's context named at each retry."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.named: list[object] = []
+
+    def retrying(self, what: str, error: BaseException) -> None:
+        super().retrying(what, error)
+        self.named.append(get_contextvars().get("partition"))
+
+
 async def test_a_store_that_is_away(
     redis: RedisServer, postgres: PostgresServer, database: str, wire: Wire
 ) -> None:
-    metrics, health, stats, stop = Metrics(), Health(), RunStats(), asyncio.Event()
+    metrics, health, stats, stop = Metrics(), Health(), Noting(), asyncio.Event()
     through = database.replace(f":{postgres.port}/", f":{wire.port}/")
     me = Membership(TOPIC, "g", "m")
 
@@ -69,5 +82,6 @@ async def test_a_store_that_is_away(
             await task
     assert total("microbatch_flush_rows") == stats.stored
     assert total("microbatch_events_total", result="accepted") == stats.counts.accepted == 2
+    assert set(stats.named) == {0}
     assert total("event_loop_delay_seconds_count") > 0
     assert total("stream_owned_partitions") == 0
