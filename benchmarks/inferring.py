@@ -98,11 +98,11 @@ async def rules(given: dict[str, Any]) -> Measured:
     settings = Settings.model_validate(
         {"bus": {"redis": {"bars_stream": given["topic"]}}, "inference": {"group": uuid.uuid4().hex}}
     )
-    metrics = telemetry.InferenceMetrics(telemetry.Metrics(), given["topic"])
+    told = telemetry.InferenceMetrics(telemetry.Metrics(), given["topic"])
     async with (
         RedisBus(given["redis"]) as bus,
         await StoreClient.connect(given["database"]) as store,
-        inference(settings, "rules", bus, store, stats, metrics, MEMBER) as consumer,
+        inference(settings, "rules", bus, store, stats, told, MEMBER) as consumer,
     ):
         await consumer.run(stop)
     momentum = sum(n for name, n in stats.by_name.items() if name.startswith("price_momentum"))

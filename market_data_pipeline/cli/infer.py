@@ -77,9 +77,8 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
     stats, health = SignalStats(), telemetry.Health()
     metrics = telemetry.Metrics(settings.telemetry.max_symbols)
     redis = settings.bus.redis
+    told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
     me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
-    computing = telemetry.InferenceMetrics(metrics, redis.bars_stream)
-    observer = Observers(stats, computing)
     started = time.monotonic()
     with telemetry.exporter(
         metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health
@@ -87,7 +86,9 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
         async with (
             await context.open_bus(settings) as bus,
             await context.open_store(settings) as store,
-            inference(settings, adapter, bus, store, observer, computing, me.member) as consumer,
+            inference(
+                settings, adapter, bus, store, Observers(stats, told), told, member=me.member
+            ) as consumer,
         ):
             await bus.ensure_topic(redis.bars_stream, redis.partitions)
             with contextlib.suppress(asyncio.CancelledError):

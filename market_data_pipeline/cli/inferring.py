@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from market_data_core.clock import SystemClock
 from market_data_core.config import Settings
@@ -14,12 +14,16 @@ from market_data_pipeline.cli.batching import member_name, spare_collector
 from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
 from market_data_pipeline.consumers.inference_consumer import PartitionSignals
 from market_data_pipeline.inference.decider import Decider, interval_of
+from market_data_pipeline.inference.observer import EngineObserver, FeatureObserver
 from market_data_pipeline.inference.signal_maker import SignalMaker
 from market_data_pipeline.streaming.bus import Bus
-from market_data_pipeline.telemetry import InferenceMetrics
 
 if TYPE_CHECKING:
     from market_data_store.client import StoreClient
+
+
+class InferenceObserver(EngineObserver, FeatureObserver, Protocol):
+    """Told of features and of decisions."""
 
 
 def adapter_of(settings: Settings) -> str | None:
@@ -35,7 +39,7 @@ async def inference(
     bus: Bus,
     store: StoreClient,
     observer: Observer,
-    metrics: InferenceMetrics,
+    told: InferenceObserver | None = None,
     member: str | None = None,
 ) -> AsyncIterator[ExactlyOnceConsumer]:
     """A member of the group of inference, not yet running; what decides is closed when the block ends.
@@ -47,13 +51,15 @@ async def inference(
     """
     redis, clock = settings.bus.redis, SystemClock()
     interval = interval_of(settings)
-    decider = Decider.from_settings(settings, adapter, clock, metrics)
+    decider = Decider.from_settings(settings, adapter, clock, told)
 
     def logic(claim: Claim) -> PartitionSignals:
         try:
             return PartitionSignals(
                 claim,
-                lambda watermark: SignalMaker(interval, decider, store, watermark, metrics.features),
+                lambda watermark: SignalMaker(
+                    interval, decider, store, watermark, observer=told, clock=clock
+                ),
                 clock,
                 bus.format_offset,
                 bus.parse_offset,

@@ -102,12 +102,11 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
         raise UsageError(
             "producers.synthetic.enabled is false, and `stream run` has no other producer; set it to true"
         )
-    stats, signals, audit, health = RunStats(), SignalStats(), Audit(), telemetry.Health()
-    adapter = adapter_of(settings)
+    stats, signals, audit = RunStats(), SignalStats(), Audit()
     redis, batch = settings.bus.redis, settings.micro_batch
-    metrics = telemetry.Metrics(settings.telemetry.max_symbols)
-    member = batching.member_name()
-    members = [telemetry.Membership(redis.stream, redis.consumer_group, member)]
+    adapter = adapter_of(settings)
+    metrics, health = telemetry.Metrics(settings.telemetry.max_symbols), telemetry.Health()
+    members = [telemetry.Membership(redis.stream, redis.consumer_group, batching.member_name())]
     observer = Observers(
         stats, telemetry.MetricsObserver(metrics, redis.stream, batch.window_ms, batch.allow_late_ms)
     )
@@ -122,15 +121,16 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
             contextlib.AsyncExitStack() as stack,
         ):
             await bus.ensure_topic(redis.stream, redis.partitions)
-            consumers = [batching.micro_batcher(settings, bus, store, observer, member=member)]
+            consumers = [batching.micro_batcher(settings, bus, store, observer, member=members[0].member)]
             if adapter is not None:
                 await bus.ensure_topic(redis.bars_stream, redis.partitions)
-                of_inference = telemetry.InferenceMetrics(metrics, redis.bars_stream)
+                told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
+                me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
                 making = inference(
-                    settings, adapter, bus, store, Observers(signals, of_inference), of_inference, member
+                    settings, adapter, bus, store, Observers(signals, told), told, member=me.member
                 )
                 consumers.append(await stack.enter_async_context(making))
-                members.append(telemetry.Membership(redis.bars_stream, settings.inference.group, member))
+                members.append(me)
             runner = live_runner(
                 settings, bus, audit, duration, telemetry.ProducerMetrics(metrics, settings.bus.type)
             )

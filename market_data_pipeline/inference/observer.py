@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol
+
+from market_data_core.batch import I32
+from market_data_core.events import BarSeries
 
 Reason = Literal["exception", "result", "timeout", "busy", "hangs", "open"]
 """Why there are no decisions of an adapter.
@@ -39,6 +43,14 @@ class EngineObserver(Protocol):
         ...
 
 
+class FeatureObserver(Protocol):
+    """Told on the event loop, so it must not block."""
+
+    def features(self, interval: str, seconds: float, series: Sequence[BarSeries], code: I32) -> None:
+        """Features of the bars of ``series[code[i]]``, all of one interval, were computed in ``seconds``."""
+        ...
+
+
 class Unobserved:
     """For whom nobody listens."""
 
@@ -47,3 +59,5 @@ class Unobserved:
     def failed(self, adapter: str, reason: Reason) -> None: ...
 
     def state(self, adapter: str, state: State) -> None: ...
+
+    def features(self, interval: str, seconds: float, series: Sequence[BarSeries], code: I32) -> None: ...

@@ -11,14 +11,14 @@ beside live bars for one, is read from the store and worked on apart.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 import numpy as np
 
 from market_data_core.batch import I32, I64, BarBatch, Mask
+from market_data_core.clock import Clock, SystemClock
 from market_data_core.events import BarSeries, Signal, parse_interval
 from market_data_pipeline.features.history import BarHistory
 from market_data_pipeline.features.rolling import RollingFeatures, history_for, reach_of
@@ -26,6 +26,7 @@ from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.adapter import Decisions
 from market_data_pipeline.inference.cooldowns import Cooldowns
 from market_data_pipeline.inference.decider import Decider
+from market_data_pipeline.inference.observer import FeatureObserver, Unobserved
 
 BarKey = tuple[str, str, int]
 """Provider, symbol, and when the bar ended (ns UTC)."""
@@ -76,9 +77,6 @@ class _Memory:
     rolling: RollingFeatures
 
 
-def _nobody(interval: str, seconds: float, series: Sequence[BarSeries], code: I32) -> None: ...
-
-
 class SignalMaker:
     """Makes the signals of the bars of one interval in one partition.
 
@@ -92,14 +90,17 @@ class SignalMaker:
         decider: Decider,
         stored: StoredHistory,
         watermark: int = NOTHING_YET,
-        told: Callable[[str, float, Sequence[BarSeries], I32], None] = _nobody,
+        *,
+        observer: FeatureObserver | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        self._told = told
         self.interval = interval
         self._interval_ns = parse_interval(interval)
         self._decider = decider
         self._stored = stored
         self._watermark = watermark
+        self._observer = observer or Unobserved()
+        self._clock = clock or SystemClock()
         self._cooldowns = Cooldowns(self._given_before)
         self._begin_anew()
 
@@ -238,9 +239,10 @@ class SignalMaker:
 
     async def _decide(self, rolling: RollingFeatures, code: I32, ts: I64, made: Made) -> None:
         engine = self._decider.engine
-        begun = time.perf_counter()
+        begun = self._clock.monotonic()
         table = rolling.table(code, ts, with_previous=engine.needs_previous)
-        self._told(self.interval, time.perf_counter() - begun, table.series, code)
+        seconds = (self._clock.monotonic() - begun) / 1e9
+        self._observer.features(self.interval, seconds, table.series, code)
         decisions = await engine.decide(table, np.arange(len(code), dtype=np.int64))
         if len(decisions) == 0:
             return

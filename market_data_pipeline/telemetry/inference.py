@@ -21,9 +21,11 @@ class InferenceMetrics(ConsumerMetrics):
     """Both observers of inference: of its consumer (``Observer``) and of its engine (``EngineObserver``)."""
 
     def __init__(self, metrics: Metrics, topic: str) -> None:
-        super().__init__(metrics, topic, _TABLE)
+        super().__init__(metrics, topic, _TABLE, ("poison", "rejected"))
         self._slots: dict[str, SymbolSlots] = {}
-        self._written = metrics.rows.labels(_TABLE, "written")
+        self._written, self._withdrawn = (
+            metrics.rows.labels(_TABLE, result) for result in ("written", "withdrawn")
+        )
 
     def features(self, interval: str, seconds: float, series: Sequence[HasSymbol], code: I32) -> None:
         """The features of one batch of bars of ``interval`` were brought up to date in ``seconds``.
@@ -49,9 +51,10 @@ class InferenceMetrics(ConsumerMetrics):
 
     def flushed(self, partition: int, plan: Plan, committed: Committed, seconds: float, at: int) -> None:
         super().flushed(partition, plan, committed, seconds, at)
-        self._written.inc(len(committed.signals))
-        if not committed.signals:
-            return
-        made = Tally((s.name, str(s.meta.get("adapter", ""))) for s in committed.signals)
+        self._written.inc(len(committed.signals) - committed.withdrawn)
+        self._withdrawn.inc(committed.withdrawn)
+        made = Tally(
+            (s.name, str(s.meta.get("adapter", ""))) for s in committed.signals if "withdrawn" not in s.meta
+        )
         for (name, adapter), number in made.items():
             self._m.signals.labels(self._m.signal_names.name(name), adapter).inc(number)

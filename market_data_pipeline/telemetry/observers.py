@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -25,9 +25,10 @@ _BARS: Final = "bars_ohlcv"
 
 
 class ConsumerMetrics:
-    """What every consumer reports: partitions, errors, writes. ``table``: where its results go."""
+    """What every consumer reports: partitions, errors, writes, dead letters. ``table``: where its results go.
+    ``reasons``: why it puts records aside."""
 
-    def __init__(self, metrics: Metrics, topic: str, table: str) -> None:
+    def __init__(self, metrics: Metrics, topic: str, table: str, reasons: Sequence[str]) -> None:
         self._m = metrics
         self._topic = topic
         self._table = table
@@ -35,6 +36,7 @@ class ConsumerMetrics:
         self._write_seconds = metrics.write_seconds.labels(table)
         self._fenced = metrics.fenced.labels(topic)
         self._partitions = metrics.partitions.labels(topic)
+        self._dead_letters = {reason: metrics.dead_letters.labels(topic, reason) for reason in reasons}
         # Series that begin with 0 let an alert see the first increase.
         for component, reason in (("bus", "BusUnavailable"), ("store", "StoreUnavailable")):
             metrics.errors.labels(component, reason)
@@ -58,6 +60,10 @@ class ConsumerMetrics:
 
     def flushed(self, partition: int, plan: Plan, committed: Committed, seconds: float, at: int) -> None:
         self._write_seconds.observe(seconds)
+        if plan.dead_letters:
+            for kind, number in Tally(kind_of(letter.reason) for letter in plan.dead_letters).items():
+                self._dead_letters[kind].inc(number)
+        self._dead_letters["rejected"].inc(len(committed.rejected))
         if committed.rejected:
             self._m.errors.labels("store", "rejected").inc(len(committed.rejected))
             self._m.rows.labels(self._table, "rejected").inc(len(committed.rejected))
@@ -67,7 +73,7 @@ class MetricsObserver(ConsumerMetrics):
     """Turns what a micro-batcher reports into metrics."""
 
     def __init__(self, metrics: Metrics, topic: str, window_ms: int, allow_late_ms: int = 0) -> None:
-        super().__init__(metrics, topic, _BARS)
+        super().__init__(metrics, topic, _BARS, REASONS)
         self._window = (str(window_ms),)
         self._slots: dict[int, SymbolSlots] = {}
         self._events = {result: metrics.events.labels(result) for result in RESULTS}
@@ -75,7 +81,6 @@ class MetricsObserver(ConsumerMetrics):
             result: metrics.rows.labels(_BARS, result)
             for result in ("written", "amended", "unchanged", "refused", "rejected")
         }
-        self._dead_letters = {reason: metrics.dead_letters.labels(topic, reason) for reason in REASONS}
         self._flush_rows = metrics.flush_rows.labels(*self._window)
         metrics.window_length.set(window_ms)
         metrics.allowed_lateness.set(allow_late_ms)
@@ -90,11 +95,7 @@ class MetricsObserver(ConsumerMetrics):
         m, bars = self._m, committed.bars
         for result, events in self._events.items():
             events.inc(getattr(plan.counts, result))
-        if plan.dead_letters:
-            for kind, number in Tally(kind_of(letter.reason) for letter in plan.dead_letters).items():
-                self._dead_letters[kind].inc(number)
         self._dead_letters["stale"].inc(committed.stale)
-        self._dead_letters["rejected"].inc(len(committed.rejected))
         m.amended.inc(committed.amended)
         for result, number in (
             ("written", len(bars) - committed.amended),

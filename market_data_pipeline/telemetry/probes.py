@@ -11,17 +11,23 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import MdpError
 from market_data_pipeline.streaming.bus import Bus, TopicStatus
 from market_data_pipeline.telemetry.health import Health
 from market_data_pipeline.telemetry.metrics import Metrics
 
+log = structlog.get_logger(__name__)
 BEAT_S: Final = 0.1
 PERIOD_S: Final = 5.0
-_MOST_S: Final = 5.0
+_MOST_S: Final = 10.0
+"""Longer than the pool of the store waits for a connection, so that its own words are heard."""
 _SHARE: Final = 10
-"""A look that takes long, as counting a large backlog may, comes at most a tenth of the time."""
+_LONGEST_S: Final = 60.0
+"""A question that takes long to answer, as counting a large backlog may, is asked for a tenth of the time at most."""
+_Question = Callable[[], Awaitable[object]]
 NOBODY: Final = "nobody"
 
 
@@ -47,21 +53,22 @@ async def watching(
 ) -> AsyncIterator[None]:
     """Probe while the block runs. ``store``: its ``ping``, None for a process that needs none."""
     clock = clock or SystemClock()
-    groups = [f"group {m.group} on {m.topic}" for m in members]
-    health.expect("bus", *(["store"] if store else []), *groups)
+    questions: dict[str, _Question] = {"bus": bus.ping}
+    if store is not None:
+        questions["store"] = store
+    for member in members:
+        questions[f"group {member.group} on {member.topic}"] = _lag(metrics, bus, member)
+    health.expect(*questions)
 
-    async def look() -> None:
+    async def again_and_again(name: str, question: _Question) -> None:
         while True:
             began = clock.monotonic()
-            await asyncio.gather(
-                _ask(health, "bus", bus.ping),
-                *([_ask(health, "store", store)] if store else []),
-                *(_ask(health, name, _lag(metrics, bus, m)) for name, m in zip(groups, members, strict=True)),
-            )
+            answered = await _ask(health, name, question)
             took = (clock.monotonic() - began) / 1e9
-            await asyncio.sleep(max(period_s, took * _SHARE))
+            await asyncio.sleep(max(period_s, min(took * _SHARE, _LONGEST_S)) if answered else period_s)
 
-    tasks = [asyncio.create_task(look()), asyncio.create_task(_beat(metrics, health, clock))]
+    tasks = [asyncio.create_task(again_and_again(name, question)) for name, question in questions.items()]
+    tasks.append(asyncio.create_task(_beat(metrics, health, clock)))
     try:
         yield
     finally:
@@ -79,17 +86,24 @@ async def _beat(metrics: Metrics, health: Health, clock: Clock) -> None:
         metrics.loop_delay.observe(max(0, clock.monotonic() - due) / 1e9)
 
 
-async def _ask(health: Health, name: str, question: Callable[[], Awaitable[object]]) -> None:
-    """Any answer but an error or a sentence is a good one."""
+async def _ask(health: Health, name: str, question: _Question) -> bool:
+    """Whether there was an answer. Any but a problem is a good one."""
     try:
         async with asyncio.timeout(_MOST_S):
             answer = await question()
     except TimeoutError:
         health.found(name, f"no answer in {_MOST_S:g} s")
+        return False
     except MdpError as error:
         health.found(name, str(error))
-    else:
-        health.found(name, answer.problem if isinstance(answer, _Answer) else None)
+        return False
+    except Exception as error:
+        # Not a reason to end what is observed, nor to keep quiet.
+        log.exception("a probe failed", probe=name)
+        health.found(name, f"the probe failed: {error}")
+        return False
+    health.found(name, answer.problem if isinstance(answer, _Answer) else None)
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +111,7 @@ class _Answer:
     problem: str | None
 
 
-def _lag(metrics: Metrics, bus: Bus, me: Membership) -> Callable[[], Awaitable[_Answer]]:
+def _lag(metrics: Metrics, bus: Bus, me: Membership) -> _Question:
     """Ask the bus where the group is: the lag of this member, and of partitions that nobody has. When the bus does
     not answer, the last known lag stays."""
 

@@ -13,7 +13,7 @@ from market_data_core.clock import Clock, SystemClock
 from market_data_core.codecs import encode_events
 from market_data_core.events import Bar, StreamEvent
 from market_data_core.protocols import BarSink, Claim
-from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer
+from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
 from market_data_pipeline.consumers.micro_batcher import BatcherSettings, PartitionBars
 from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.streaming.bus import Bus, Record
@@ -48,7 +48,7 @@ async def publish(bus: Bus, events: list[StreamEvent], topic: str = TOPIC) -> No
 def batcher(
     bus: Bus,
     store: BarSink,
-    stats: RunStats,
+    observer: Observer,
     settings: BatcherSettings = SETTINGS,
     clock: Clock | None = None,
 ) -> ExactlyOnceConsumer:
@@ -66,7 +66,7 @@ def batcher(
         dead_letter_topic=f"{TOPIC}.dlq",
         lease_ms=2000,
     )
-    return ExactlyOnceConsumer(bus, store, consumer, logic, used, stats)
+    return ExactlyOnceConsumer(bus, store, consumer, logic, used, observer)
 
 
 async def drain(

@@ -17,31 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import yaml
 
 from grafana.__main__ import FOLDER, rendered
-from market_data_core.batch import BarBatch
-from market_data_core.events import BarSeries, Signal
-from market_data_core.protocols import Committed
 from market_data_pipeline import embedded
-from market_data_pipeline.consumers.exactly_once import Plan
 from market_data_pipeline.telemetry import InferenceMetrics, Metrics, exporter
 from tests.integration.conftest import missing
 from tests.servers import ServerMissing, free_port
 from tests.servers.prometheus import Prometheus, program, running
-from tests.unit.test_telemetry import SEED, parsed
+from tests.unit.test_telemetry import SEED, Samples, parsed
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "grafana" / "prometheus"
 SECONDS = 40.0
-BY_INFERENCE = (
-    "features_update_duration_seconds",
-    "inference_eval_duration_seconds",
-    "signals_emitted_total",
-)
-"""Metrics that a process of inference has; here an exporter beside the pipeline is told what its engine tells."""
+RULE = """\
+- name: always
+  condition: "close > 0"
+  signal: 1.0
+  score: 0.9
+"""
 
 
 class Panel(NamedTuple):
@@ -68,15 +63,16 @@ def panels() -> list[Panel]:
 
 @dataclass
 class Pipeline:
-    """``mdp stream run`` in a process of its own, and an inference that is only told."""
+    """``mdp stream run`` in a process of its own; and an exporter that is told of a model that fails, since the rules
+    that the pipeline goes by need no breaker."""
 
     port: int
-    inference_port: int
-    inference: InferenceMetrics
+    other_port: int
+    model: InferenceMetrics
 
-    def get(self, path: str, port: int | None = None) -> tuple[int, str]:
+    def get(self, path: str) -> tuple[int, str]:
         try:
-            url = f"http://127.0.0.1:{port or self.port}{path}"
+            url = f"http://127.0.0.1:{self.port}{path}"
             with urllib.request.urlopen(url, timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
@@ -88,23 +84,8 @@ class Pipeline:
         except OSError:
             return False
 
-    def infer(self) -> None:
-        """One batch, as an inference consumer tells of it."""
-        told = self.inference
-        code = np.array([0, 1, 1], np.int32)
-        told.features("1m", 3e-4, (BarSeries("p", "SPY", "1m"), BarSeries("p", "AAPL", "1m")), code)
-        told.evaluated("rules", 0.002, 3)
-        told.failed("rules", "timeout")
-        signal_ = Signal("p", "SPY", 0, "up", 1.0, 0.9, {"adapter": "rules"})
-        told.flushed(0, Plan([], [], [], 0, 0), Committed(BarBatch.empty(), [], signals=[signal_]), 0.004, 0)
-
-    def samples(self) -> dict[str, float]:
-        """The sum of the values of each sample name of both exporters."""
-        found: dict[str, float] = {}
-        for port in (self.port, self.inference_port):
-            for name, values in parsed(self.get("/metrics", port)[1]).items():
-                found[name] = found.get(name, 0.0) + sum(values.values())
-        return found
+    def samples(self) -> Samples:
+        return parsed(self.get("/metrics")[1])
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +93,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """A pipeline on the embedded servers of a home of its own."""
     folder = tmp_path_factory.mktemp("pipeline")
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("MDP_", "REDIS_URI", "DATABASE_URL"))}
-    port, inference_port = free_port(), free_port()
+    port, other_port = free_port(), free_port()
     environ |= {"MDP_HOME": str(folder / "home"), "MDP_TELEMETRY__METRICS_PORT": str(port)}
     # Disorder and copies, so that late and duplicate events are there to be counted.
     environ |= {
@@ -120,20 +101,23 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     }
     command = [sys.executable, "-m", "market_data_pipeline.cli.app", "stream", "run", "--json"]
     command += ["--rate", "300", "--window", "500ms"]
+    rules = folder / "rules.yaml"
+    rules.write_text(RULE, "utf-8")
+    environ |= {"MDP_INFERENCE__ADAPTERS__RULES__FILE": str(rules)}
     metrics = Metrics()
-    inference = InferenceMetrics(metrics, "mdp.bars")
-    inference.state("rules", "closed")
+    model = InferenceMetrics(metrics, "mdp.bars")
+    model.state("sklearn", "closed")
     said = folder / "run.err"
     try:
         with (
             said.open("wb") as err,
-            exporter(metrics, inference_port),
+            exporter(metrics, other_port),
             subprocess.Popen(
                 command, env=environ, cwd=folder, stdout=subprocess.DEVNULL, stderr=err
             ) as process,
         ):
             try:
-                found = Pipeline(port, inference_port, inference)
+                found = Pipeline(port, other_port, model)
                 deadline = time.monotonic() + SECONDS
                 while not found.ready():
                     assert process.poll() is None, said.read_text()
@@ -158,7 +142,7 @@ def prometheus(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> 
     config["rule_files"] = [str(RULES / name) for name in config["rule_files"]]
     (job,) = config["scrape_configs"]
     job["static_configs"] = [
-        {"targets": [f"127.0.0.1:{port}" for port in (pipeline.port, pipeline.inference_port)]}
+        {"targets": [f"127.0.0.1:{port}" for port in (pipeline.port, pipeline.other_port)]}
     ]
     path = folder / "prometheus.yml"
     path.write_text(yaml.safe_dump(config), "utf-8")
@@ -209,7 +193,7 @@ def test_every_panel_returns_data(pipeline: Pipeline, prometheus: Prometheus) ->
     found = dict.fromkeys(panels(), 0)
     deadline = time.monotonic() + SECONDS
     while not all(found.values()) and time.monotonic() < deadline:
-        pipeline.infer()
+        pipeline.model.failed("sklearn", "timeout")
         time.sleep(0.5)
         for panel in (p for p, number in found.items() if not number):
             found[panel] = sum(map(math.isfinite, prometheus.values(panel.query)))
@@ -237,35 +221,35 @@ def test_rules_and_alerts_are_evaluated(prometheus: Prometheus) -> None:
 
 
 def test_every_metric_of_the_seed_moves(pipeline: Pipeline) -> None:
-    """In the running pipeline: counters and histograms go up, gauges and errors are there."""
-    pipeline.infer()
-    before = pipeline.samples()
-    pipeline.infer()
+    """In the running pipeline: counters and histograms go up, the lag and errors are there; labels are the seed's."""
+    names = {name: f"{name}_count" if kind == "histogram" else name for name, (kind, _) in SEED.items()}
+    moving = set(names.values()) - {"stream_consumer_lag_ms", "errors_total"}
+    before: Samples = {}
 
-    def still() -> set[str]:
+    def total(samples: Samples, name: str) -> float:
+        return sum(samples.get(name, {}).values())
+
+    def missing_or_still() -> set[str]:
         after = pipeline.samples()
-        moving = [n for n, (kind, _) in SEED.items() if kind != "gauge" and n != "errors_total"]
-        names = {f"{n}_count" if SEED[n][0] == "histogram" else n for n in moving}
-        return {n for n in names if not after.get(n, 0) > before.get(n, 0)}
+        return {n for n in moving if not total(after, n) > total(before, n)} | (names.values() - after.keys())
 
-    deadline = time.monotonic() + SECONDS
-    while still() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert still() == set()
-    assert {"stream_consumer_lag_ms", "errors_total"} <= set(before)
-    inference_only = pipeline.get("/metrics", pipeline.inference_port)[1]
-    assert all(f"{name}" in inference_only for name in BY_INFERENCE)
+    for _ in range(2):
+        deadline = time.monotonic() + SECONDS
+        while missing_or_still() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert missing_or_still() == set()
+        before = pipeline.samples()
+    for name, (_, labels) in SEED.items():
+        assert {frozenset(dict(key)) for key in before[names[name]]} == {frozenset(labels)}, name
+    assert before["signals_emitted_total"].keys() == {(("adapter", "rules"), ("name", "always"))}
+    assert {dict(key)["window"] for key in before["features_update_duration_seconds_count"]} == {"500ms"}
 
 
 def test_health(pipeline: Pipeline) -> None:
+    groups = ("group mdp-consumers on mdp.events", "group mdp-inference on mdp.bars")
     code, body = pipeline.get("/readyz")
-    assert (code, json.loads(body)) == (
-        200,
-        {
-            "status": "ready",
-            "checks": {"bus": "ok", "store": "ok", "group mdp-consumers on mdp.events": "ok"},
-        },
-    )
+    checks = dict.fromkeys(("bus", "store", *groups), "ok")
+    assert (code, json.loads(body)) == (200, {"status": "ready", "checks": checks})
     code, body = pipeline.get("/healthz")
     assert (code, json.loads(body)["status"]) == (200, "ok")
     assert pipeline.get("/nothing")[0] == 404

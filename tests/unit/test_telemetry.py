@@ -223,9 +223,11 @@ def test_inference_in_numbers() -> None:
     told.failed("m", "timeout")
     assert value(metrics, "errors_total", component="inference", reason="timeout") == 1
     made = [Signal("p", "A", 0, n, 1.0, 1.0, {"adapter": a}) for n, a in (("x", "r"), ("x", "r"), ("y", "s"))]
-    told.flushed(0, plan(), Committed(BarBatch.empty(), [], signals=made), 0.1, 0)
+    made.append(Signal("p", "B", 0, "x", 1.0, 1.0, {"adapter": "r", "withdrawn": True}))
+    told.flushed(0, plan(), Committed(BarBatch.empty(), [], signals=made, withdrawn=1), 0.1, 0)
     assert value(metrics, "signals_emitted_total", name="x", adapter="r") == 2
     assert value(metrics, "store_rows_total", table="signals", result="written") == 3
+    assert value(metrics, "store_rows_total", table="signals", result="withdrawn") == 1
 
 
 def test_trimming() -> None:
