@@ -169,7 +169,9 @@ async def read(
     after: Signal | None = None,
 ) -> AsyncIterator[Signal]:
     """:meth:`SignalsStoreClient.read` within a transaction of the caller's, from behind the key of ``after`` on."""
-    query: LiteralString = "SELECT provider, symbol, ts, name, value, score, meta::text FROM signals WHERE true"
+    query: LiteralString = (
+        "SELECT provider, symbol, ts, name, value, score, meta::text FROM signals WHERE true"
+    )
     values: list[Any] = []
     conditions: tuple[tuple[LiteralString, Any], ...] = (
         (" AND symbol = ANY(%s)", None if symbols is None else list(symbols)),
