@@ -21,6 +21,8 @@ from market_data_store.connection import one_row
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+# float, since jsonb holds numbers that are too large for one, and those are infinite then.
+_meta: Final = msgspec.json.Decoder(dict[str, Any], float_hook=float).decode
 
 _UPSERT: Final[LiteralString] = """
     WITH given AS (
@@ -172,7 +174,9 @@ async def read(
     after: Signal | None = None,
 ) -> AsyncIterator[Signal]:
     """:meth:`SignalsStoreClient.read` within a transaction of the caller's, from behind the key of ``after`` on."""
-    query: LiteralString = "SELECT provider, symbol, ts, name, value, score, meta FROM signals WHERE true"
+    query: LiteralString = (
+        "SELECT provider, symbol, ts, name, value, score, meta::text FROM signals WHERE true"
+    )
     values: list[Any] = []
     conditions: tuple[tuple[LiteralString, Any], ...] = (
         (" AND symbol = ANY(%s)", None if symbols is None else list(symbols)),
@@ -189,9 +193,9 @@ async def read(
         query += " AND (symbol, ts, provider, name) > (%s, %s, %s, %s)"
         values += [after.symbol, moment(after.ts), after.provider, after.name]
     query += " ORDER BY symbol, ts, provider, name LIMIT %s"
-    async for row in await connection.execute(query, [*values, limit]):
-        source, symbol, ts, called, value, score, meta = row
-        yield Signal(source, symbol, _ns(ts), called, value, score, meta)
+    cursor = await connection.execute(query, [*values, limit], binary=True)
+    for source, symbol, ts, called, value, score, meta in await cursor.fetchall():
+        yield Signal(source, symbol, _ns(ts), called, value, score, _meta(meta))
 
 
 def _ns(at: datetime) -> int:

@@ -98,8 +98,9 @@ def report(
         _show(found, about, start, end)
     if found[0].unpriced:
         context.say(
-            f"mdp: {found[0].unpriced} signals have no price to start from: no bar of {question.interval} had ended by "
-            "then; choose the --interval of the bars that they were made of"
+            f"mdp: signals without a price to start from: {found[0].unpriced}, since no bar of "
+            f"{question.interval} with a close above 0 had ended by then; "
+            "choose the --interval of the bars that they were made of"
         )
     if plot is not None:
         picture.draw(outcomes, found, question, plot)

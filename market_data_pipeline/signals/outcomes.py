@@ -78,9 +78,8 @@ class Following:
         where there is no price above 0 to start from: a return on a price of 0 or less says nothing.
         """
         self._entry.finish()
-        exit_ = self._after[-1]
-        known = exit_.reached & (exit_.ended > self._ts) & (self._entry.close > 0)
-        return self._return(exit_, known)
+        exit_ = self._after[-1]  # not finished: what the bars do not reach has not ended
+        return self._return(exit_, (exit_.ended > self._ts) & (self._entry.close > 0))
 
     def unpriced(self) -> Mask:
         """Whether there was no price above 0 at the signal."""

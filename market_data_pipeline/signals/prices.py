@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from market_data_core.batch import F64, I64, Mask
+from market_data_core.batch import F64, I64
 
 NEVER: Final = np.iinfo(np.int64).min
 """When the bar ended, where there was none."""
@@ -15,7 +15,8 @@ NEVER: Final = np.iinfo(np.int64).min
 class PricesAt:
     """For each of ``times`` the close of the newest bar of one series that had ended by then.
 
-    ``close`` is NaN and ``ended`` is :data:`NEVER` where no bar had. Memory does not grow with the bars fed.
+    ``close`` is NaN and ``ended`` is :data:`NEVER` where no bar had, and, until :meth:`finish`, at the times that the
+    bars have not reached: newer ones may still come. Memory does not grow with the bars fed.
     """
 
     def __init__(self, times: I64) -> None:
@@ -31,11 +32,6 @@ class PricesAt:
     def complete(self) -> bool:
         """Whether bars beyond those fed can change nothing."""
         return self._reached == len(self._times)
-
-    @property
-    def reached(self) -> Mask:
-        """Whether a bar has ended at the time or after it: before that, newer bars may still come."""
-        return np.arange(len(self._times)) < self._reached
 
     def feed(self, ended: I64, close: F64) -> None:
         """The next bars: when each ended (ns UTC, ascending, after those fed before), and its close."""

@@ -162,7 +162,7 @@ def test_bars_of_another_length_have_no_prices(mdp: Mdp) -> None:
     assert code == 0
     row = rows_of(out)[None, None]
     assert (row["scored"], row["unpriced"]) == (0, row["open"])
-    assert "540 signals have no price to start from: no bar of 5m" in err
+    assert "signals without a price to start from: 540, since no bar of 5m" in err
 
 
 @pytest.mark.usefixtures("filled")

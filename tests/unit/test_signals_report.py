@@ -19,7 +19,7 @@ from market_data_core.batch import F64, BarBatch
 from market_data_core.events import BarSeries, Signal
 from market_data_pipeline.signals.estimate import WIDTH, estimate, student_975
 from market_data_pipeline.signals.outcomes import Outcomes
-from market_data_pipeline.signals.prices import PricesAt
+from market_data_pipeline.signals.prices import NEVER, PricesAt
 from market_data_pipeline.signals.reading import Question, read_outcomes, steps_to
 from market_data_pipeline.signals.report import Figures, curves, figures
 from tests.unit.strategies import BASE, SECOND, SEEDS
@@ -376,11 +376,15 @@ def test_prices_do_not_depend_on_the_pages(seed: int, pages: int) -> None:
     prices = PricesAt(times)
     for part in np.array_split(np.arange(len(ended)), pages):
         prices.feed(ended[part], close[part])
+    reached = np.array([bool((ended >= at).any()) for at in times.tolist()])
+    expected = np.array(
+        [close[ended <= at][-1] if (ended <= at).any() else math.nan for at in times.tolist()]
+    )
+    assert prices.close.tolist() == pytest.approx(np.where(reached, expected, math.nan).tolist(), nan_ok=True)
+    assert prices.complete == reached.all()
     prices.finish()
-    for i, at in enumerate(times.tolist()):
-        before = np.flatnonzero(ended <= at)
-        assert prices.close[i] == pytest.approx(close[before[-1]] if len(before) else math.nan, nan_ok=True)
-        assert prices.reached[i] == bool((ended >= at).any())
+    assert prices.close.tolist() == pytest.approx(expected.tolist(), nan_ok=True)
+    assert (prices.ended == NEVER).tolist() == np.isnan(expected).tolist()
 
 
 # --- the interval --------------------------------------------------------------------------------------------
