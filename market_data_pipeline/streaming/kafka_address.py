@@ -55,7 +55,7 @@ class Address:
             brokers=brokers,
             user=unquote(user),
             password=unquote(password),
-            mechanism=given.get("mechanism", "PLAIN"),
+            mechanism=given.get("mechanism", "SCRAM-SHA-512"),
             tls=parts.scheme == "kafkas",
             ca=given.get("ca", ""),
             cert=given.get("cert", ""),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from aiokafka import errors as kafka
-from aiokafka.client import ConnectionGroup, CoordinationType
+from aiokafka.client import ConnectionGroup
 from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
@@ -109,9 +109,7 @@ class Coordinator:
 
     async def _send(self, request: Any, *, group: ConnectionGroup | None = None) -> Any:
         if self._node is None:
-            client = await self._link.client()
-            with self._link.translated():
-                self._node = await client.coordinator_lookup(CoordinationType.GROUP, self._group)
+            self._node = await self._link.coordinator(self._group)
         try:
             return await self._link.send(self._node, request, group=group)
         except BaseException:

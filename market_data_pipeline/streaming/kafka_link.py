@@ -8,23 +8,24 @@ found again by the addresses that were configured.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final
 
 from aiokafka import AIOKafkaClient, TopicPartition
 from aiokafka import errors as kafka
+from aiokafka.client import CoordinationType
 from aiokafka.conn import create_conn
 
 from market_data_core.errors import BusUnavailable
 from market_data_pipeline.streaming.kafka_address import Address
-from market_data_pipeline.streaming.kafka_errors import LOOK, explain
+from market_data_pipeline.streaming.kafka_errors import explain
 
 TIMEOUT: Final = 5.0
 """Seconds that one request may take, beyond what the broker waits on purpose."""
 RETRY_MS: Final = 20
 
-_BROKEN: Final = (kafka.KafkaConnectionError, kafka.NodeNotReadyError, kafka.RequestTimedOutError, OSError)
+_BROKEN: Final = kafka.KafkaConnectionError | kafka.NodeNotReadyError | kafka.RequestTimedOutError | OSError
 
 
 class KafkaLink:
@@ -36,6 +37,7 @@ class KafkaLink:
         self._name = name
         self._timeout = timeout
         self._client: Any = None
+        self._users: dict[Any, int] = {}
         self._opening = asyncio.Lock()
         self._topics: set[str] = set()
         self._closed = False
@@ -46,26 +48,30 @@ class KafkaLink:
         Raises:
             BusUnavailable, BusError: the connection failed, and the request may have been done.
         """
-        client = await self.client()
         extra = {} if group is None else {"group": group}
-        with self.translated():
-            try:
-                return await client.send(node, request, **extra)
-            except _BROKEN:
-                await self._drop(client)
-                raise
+        async with self._using() as client:
+            return await client.send(node, request, **extra)
+
+    async def coordinator(self, group: str) -> int:
+        """The broker that coordinates ``group``."""
+        async with self._using() as client:
+            return int(await client.coordinator_lookup(CoordinationType.GROUP, group))
 
     async def ask(self, request: Any) -> Any:
-        """As :meth:`send`, to any broker."""
-        client = await self.client()
-        node = client.get_random_node()
-        if node is None:
-            await self._drop(client)
-            raise BusUnavailable(f"Kafka at {self.where} tells of no broker that is up: {LOOK}")
-        return await self.send(node, request)
+        """As :meth:`send`, to any broker that answers; for what may be asked twice."""
+        nodes = await self.brokers()
+        for node in nodes[:-1]:
+            with suppress(BusUnavailable):
+                return await self.send(node, request)
+        return await self.send(nodes[-1], request)
 
     async def brokers(self) -> list[int]:
-        return [broker.nodeId for broker in (await self.client()).cluster.brokers()]
+        """The brokers that are known to be up."""
+        async with self._using() as client:
+            found = [broker.nodeId for broker in client.cluster.brokers()]
+            if not found:
+                raise kafka.KafkaConnectionError("it tells of no broker that is up")
+            return found
 
     def leader_now(self, topic: str, partition: int) -> int | None:
         """The broker that leads a partition, as far as it is known without asking."""
@@ -80,14 +86,13 @@ class KafkaLink:
         Raises:
             BusUnavailable: one of them has no leader now.
         """
-        client = await self.client()
         wanted = list(partitions)
         if any(self.leader_now(topic, p) is None for p in wanted):
             await self.refresh(topic)
         out: dict[int, list[int]] = {}
         for partition in wanted:
             leader = self.leader_now(topic, partition)
-            if leader is None or self._client is not client:
+            if leader is None:
                 raise BusUnavailable(
                     f"partition {partition} of {topic} has no leader in Kafka at {self.where}"
                 )
@@ -95,15 +100,31 @@ class KafkaLink:
         return out
 
     async def refresh(self, topic: str) -> None:
-        """Learn anew who leads the partitions of ``topic``, which exists."""
-        client = await self.client()
-        with self.translated():
+        """Learn anew who leads the partitions of ``topic``, which exists: Kafka creates one that is asked about."""
+        async with self._using() as client, asyncio.timeout(self._timeout):
             self._topics.add(topic)
-            async with asyncio.timeout(self._timeout):
-                # Kafka would create a topic that is asked about by its name.
-                if not await client.set_topics(self._topics) or not await client.force_metadata_update():
-                    await self._drop(client)
-                    raise kafka.KafkaConnectionError("no broker answers")
+            if not await client.set_topics(self._topics) or not await client.force_metadata_update():
+                raise kafka.KafkaConnectionError("no broker answers")
+
+    @asynccontextmanager
+    async def _using(self) -> AsyncIterator[Any]:
+        """The client, and the end of it after an error of a connection, when nobody else uses it any more: one that
+        is closed would connect again for whoever still does."""
+        client = await self.client()
+        self._users[client] = self._users.get(client, 0) + 1
+        try:
+            with self.translated():
+                yield client
+        except BusUnavailable as error:
+            if isinstance(error.__cause__, _BROKEN | TimeoutError) and self._client is client:
+                self._client = None
+            raise
+        finally:
+            self._users[client] -= 1
+            if not self._users[client]:
+                del self._users[client]
+                if self._client is not client:
+                    await client.close()
 
     async def client(self) -> AIOKafkaClient:
         """The client, connected.
@@ -159,13 +180,8 @@ class KafkaLink:
 
     async def close(self) -> None:
         self._closed = True
-        if self._client is not None:
-            await self._drop(self._client)
-
-    async def _drop(self, client: AIOKafkaClient) -> None:
-        """Go on with a new client; whoever waits on the old one gets an error."""
-        if self._client is client:
-            self._client = None
+        client, self._client = self._client, None
+        if client is not None and client not in self._users:
             await client.close()
 
     @contextmanager
