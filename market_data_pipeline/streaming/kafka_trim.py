@@ -8,9 +8,9 @@ import structlog
 
 from market_data_pipeline.streaming.bus import Offset, TrimResult
 from market_data_pipeline.streaming.kafka_deletions import Deletions
+from market_data_pipeline.streaming.kafka_groups import GroupState, KafkaGroups
 from market_data_pipeline.streaming.kafka_link import KafkaLink
 from market_data_pipeline.streaming.kafka_reading import KafkaReader
-from market_data_pipeline.streaming.kafka_status import GroupState, KafkaGroups
 
 log = structlog.get_logger(__name__)
 

@@ -194,3 +194,32 @@ async def test_dead_letters_are_requeued_and_purged_one_by_one(server: KafkaServ
     assert status.records == 0
     await letters.put(made[:1])
     assert [b.letter for b in await letters.letters()] == made[:1]
+
+
+async def test_a_broker_that_has_just_come_back_trims_nothing_unread(server: KafkaServer, bus: Bus) -> None:
+    """It lists no group until it has read them, and says so to nobody."""
+    topic = "unread.events"
+    await bus.ensure_topic(topic, 1)
+    await bus.publish(topic, [Record("K", b"%d" % i) for i in range(100)])
+    for group in ("one", "two", "three", "four"):
+        async with bus.consumer(topic, group, "m") as member:
+            while not (await member.poll(0.5)).assigned:
+                pass
+            await member.seek(0, None)
+            await member.ack(0, 9)
+    for _ in range(2):
+        await asyncio.to_thread(server.kill9)
+        await asyncio.to_thread(server.start)
+        trimmed = 0
+
+        async def trimming() -> bool:
+            nonlocal trimmed
+            try:
+                await bus.trim(topic, retention_ms=0, max_records=10_000)
+            except BusUnavailable:
+                return False
+            trimmed += 1
+            return trimmed == 20
+
+        await until(trimming)
+        assert [r.value for r in await bus.read(topic, 0, None, 1)] == [b"10"]

@@ -50,10 +50,17 @@ class KafkaServer:
     """One broker, which is a controller too. Its ports and data stay over a restart.
 
     ``doors``: further ways in, each a port that the broker listens on and another one that it tells clients to come
-    back to, where a test puts a :class:`~tests.servers.wire.Wire`.
+    back to, where a test puts a :class:`~tests.servers.wire.Wire`. ``environment``: variables for its process.
     """
 
-    def __init__(self, *, doors: int = 0, options: dict[str, str] | None = None, node: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        doors: int = 0,
+        options: dict[str, str] | None = None,
+        node: int = 1,
+        environment: dict[str, str] | None = None,
+    ) -> None:
         self._libs = _jars()
         self.node = node
         self.port = free_port()
@@ -61,12 +68,17 @@ class KafkaServer:
         self.doors = [(free_port(), free_port()) for _ in range(doors)]
         self.voters = f"{node}@127.0.0.1:{self.controller}"
         self._options = options or {}
+        self._environment = {**os.environ, **(environment or {})}
         self._home: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap(self) -> str:
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> Self:
         self._home = Path(tempfile.mkdtemp(prefix="mdp-kafka-"))
@@ -92,7 +104,9 @@ class KafkaServer:
         assert self._home is not None
         with (self._home / "log").open("ab") as log:
             command = self._java("kafka.Kafka", str(self._home / "server.properties"))
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._home)
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self._home, env=self._environment
+            )
 
     def wait(self) -> None:
         """Until the broker takes clients: it opens its ports when it has read its logs and is registered."""
