@@ -8,44 +8,28 @@ nothing depends on anybody else's view of the group: what is delivered follows t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 
 from market_data_core.clock import Clock
-from market_data_core.errors import BusError, BusUnavailable
+from market_data_core.errors import BusError
 from market_data_pipeline.streaming.bus import Consumer, Delivery, Offset, Poll
 from market_data_pipeline.streaming.kafka_deletions import Deletions
 from market_data_pipeline.streaming.kafka_group import Membership
 from market_data_pipeline.streaming.kafka_link import KafkaLink
+from market_data_pipeline.streaming.kafka_marking import Marking
 from market_data_pipeline.streaming.kafka_marks import Mark
-from market_data_pipeline.streaming.kafka_partition import Backlog, PartitionReading
+from market_data_pipeline.streaming.kafka_partition import Backlog, PartitionReading, Round
 from market_data_pipeline.streaming.kafka_reading import Fetched, KafkaReader, fetch
 
 LONGEST_WAIT_MS: Final = 200
 """How long one fetch waits for records: also how long a partition that joins in may wait for the fetch under way."""
 READ_AHEAD: Final = 2
 """Fetches of a partition that may wait for the caller."""
-MARK_SECONDS: Final = 1.0
-"""How often others are told how far records were delivered."""
-_NANO: Final = 1_000_000_000
-_MISSING_SECONDS: Final = 30.0
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True, eq=False)
-class _Round:
-    """One fetch under way."""
-
-    generations: dict[PartitionReading, int]
-    task: asyncio.Task[list[Fetched]]
-
-    def valid(self, partition: PartitionReading) -> bool:
-        """Whether nobody sought, released or lost it since it was asked for."""
-        return self.generations[partition] == partition.generation
 
 
 class KafkaConsumer(Consumer):
@@ -73,11 +57,9 @@ class KafkaConsumer(Consumer):
         self._clock = clock
         self._group: Membership | None = None
         self._changed: asyncio.Task[bool] | None = None
-        self._marking: asyncio.Task[None] | None = None
-        self._marked_at = 0
-        self._acking = asyncio.Lock()
+        self._marking: Marking | None = None
         self._owned: dict[int, PartitionReading] = {}
-        self._rounds: dict[int | None, _Round] = {}
+        self._rounds: dict[int | None, Round] = {}
 
     async def poll(self, timeout: float) -> Poll:
         group = self._group or await self._join()
@@ -85,7 +67,8 @@ class KafkaConsumer(Consumer):
         deadline = loop.time() + timeout
         wait_ms = min(LONGEST_WAIT_MS, int(timeout * 1000))
         idle: dict[int, int] = {}
-        self._mark_soon()
+        if self._marking is not None:
+            self._marking.tell_soon(self._owned.values())
         while True:
             # What the caller is told of only once comes before anything that can fail.
             out = self._ownership(group)
@@ -93,7 +76,7 @@ class KafkaConsumer(Consumer):
                 group.check()
                 await self._harvest(idle)
                 self._start(wait_ms)
-            out.deliveries = self._take(group.held)
+            out.deliveries = self._take(group.owned.held)
             left = deadline - loop.time()
             if out.deliveries or out.assigned or out.revoking or out.lost or left <= 0:
                 out.idle = {p: at for p, at in idle.items() if p in self._owned}
@@ -123,29 +106,21 @@ class KafkaConsumer(Consumer):
         p.sought = True
 
     async def ack(self, partition: int, through: Offset, *, keep_from: Offset | None = None) -> None:
-        p, group = self._owned.get(partition), self._group
-        if p is None or p.mark is None or group is None:
+        p = self._owned.get(partition)
+        if p is None or p.mark is None or self._marking is None:
             log.debug("ack_without_ownership", topic=self.topic, partition=partition)
             return
-        async with self._acking:
-            known = p.mark
-            done = max(known.done, through + 1)
-            keep = known.keep if keep_from is None else keep_from
-            mark = Mark(done, max(known.handed, done), keep)
-            if p.marked is None or (mark.done, mark.keep) != (p.marked.done, p.marked.keep):
-                await group.commit({partition: mark.commit()})
-                p.marked = mark
-            # Meanwhile more may have been delivered.
-            p.mark = Mark(done, max(mark.handed, p.mark.handed), keep)
+        await self._marking.ack(p, through, keep_from)
 
     async def release(self, partition: int) -> None:
-        if partition not in self._owned or self._group is None:
+        p, group = self._owned.get(partition), self._group
+        if p is None or group is None:
             return
-        await self.mark([partition])
-        p = self._owned.pop(partition, None)
-        if p is not None:
+        if self._marking is not None:
+            await self._marking.tell([p])
+        if self._owned.pop(partition, None) is not None:
             p.generation += 1
-            self._group.release(partition)
+            group.release(partition)
 
     def pause(self, partition: int) -> None:
         if partition in self._owned:
@@ -157,41 +132,23 @@ class KafkaConsumer(Consumer):
 
     async def close(self) -> None:
         tasks: list[asyncio.Task[Any]] = [r.task for r in self._rounds.values()]
-        tasks += [task for task in (self._changed, self._marking) if task is not None]
+        tasks += [] if self._changed is None else [self._changed]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        group, self._group = self._group, None
+        if self._marking is not None:
+            await self._marking.close(list(self._owned.values()))
+        group, self._group, self._marking = self._group, None, None
         if group is not None:
-            self._group = group
-            await self.mark(list(self._owned))
-            self._group = None
             await group.close()
         self._owned.clear()
         self._rounds.clear()
         await self._link.close()
 
-    async def mark(self, partitions: Collection[int] | None = None) -> None:
+    async def mark(self) -> None:
         """Tell the broker how far records were delivered, as well as that can be done now."""
-        group = self._group
-        if group is None:
-            return
-        wanted = self._owned if partitions is None else partitions
-        async with self._acking:
-            due = {}
-            for number in wanted:
-                p = self._owned.get(number)
-                if p is not None and p.mark is not None and p.mark != p.marked:
-                    due[p] = p.mark
-            if not due:
-                return
-            try:
-                await group.commit({p.number: mark.commit() for p, mark in due.items()})
-            except BusError as error:
-                log.debug("not_marked", topic=self.topic, error=str(error))
-                return
-            for p, mark in due.items():
-                p.marked = mark
+        if self._marking is not None:
+            await self._marking.tell(list(self._owned.values()))
 
     async def _join(self) -> Membership:
         group = self._make_membership(await self._count())
@@ -200,11 +157,11 @@ class KafkaConsumer(Consumer):
         except BaseException:
             await group.close()
             raise
-        self._group = group
+        self._group, self._marking = group, Marking(self.topic, group, self._clock)
         return group
 
     def _ownership(self, group: Membership) -> Poll:
-        assigned, revoking, lost = group.take_changes()
+        assigned, revoking, lost = group.owned.take_changes()
         # One that the caller is releasing meanwhile is none of its business any more.
         lost = [number for number in lost if number in self._owned]
         revoking = [number for number in revoking if number in self._owned]
@@ -219,9 +176,9 @@ class KafkaConsumer(Consumer):
     async def _wait(self, group: Membership, seconds: float) -> None:
         """Until a fetch under way has ended, ownership has changed, or the session ran out."""
         if self._changed is None or self._changed.done():
-            self._changed = asyncio.create_task(group.changed.wait())
+            self._changed = asyncio.create_task(group.owned.changed.wait())
         waiters: set[asyncio.Task[Any]] = {self._changed, *(r.task for r in self._rounds.values())}
-        seconds = min(seconds, group.seconds_left())
+        seconds = min(seconds, group.owned.seconds_left())
         await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
     def _take(self, held: set[int]) -> list[Delivery]:
@@ -247,7 +204,7 @@ class KafkaConsumer(Consumer):
                 full = any(p.ready and p not in partitions for p in self._owned.values())
                 reading = self._read(node, partitions, 0 if full else wait_ms)
                 task = asyncio.create_task(reading, name=f"read {self.topic} of {node}")
-                self._rounds[node] = _Round({p: p.generation for p in partitions}, task)
+                self._rounds[node] = Round({p: p.generation for p in partitions}, task)
 
     async def _read(
         self, node: int | None, partitions: list[PartitionReading], wait_ms: int
@@ -271,7 +228,8 @@ class KafkaConsumer(Consumer):
                 if fetched is None:
                     continue
                 if fetched.missed:
-                    await self._find(p)
+                    first, end = (await self._reader.bounds(self.topic, [p.number]))[p.number]
+                    p.misplaced(self.topic, first, end, self._clock.monotonic())
                     continue
                 p.missing_since = None
                 p.cursor = fetched.next
@@ -279,25 +237,3 @@ class KafkaConsumer(Consumer):
                     p.ready.append(Backlog(fetched, self._gone.get(p.number, ())))
                 elif fetched.end <= p.cursor and not p.ready:
                     idle[p.number] = fetched.began
-
-    async def _find(self, p: PartitionReading) -> None:
-        """The offset to be read does not exist: go on at the first one, if what lay there was removed."""
-        first, end = (await self._reader.bounds(self.topic, [p.number]))[p.number]
-        if p.cursor < first:
-            log.info("records_removed_unread", topic=self.topic, partition=p.number, up_to=first)
-            p.rewind(first)
-        elif p.cursor > end:
-            now = self._clock.monotonic()
-            p.missing_since = p.missing_since or now
-            problem = f"partition {p.number} of {self.topic} ends at {end}, before the position {p.cursor} of the group"
-            if now - p.missing_since < _MISSING_SECONDS * _NANO:
-                # Right after a restart a broker does not know yet how much of its log counts.
-                raise BusUnavailable(problem)
-            raise BusError(f"{problem}: the topic was made anew, so take another bus.redis.consumer_group")
-
-    def _mark_soon(self) -> None:
-        now = self._clock.monotonic()
-        if now - self._marked_at > MARK_SECONDS * _NANO and (self._marking is None or self._marking.done()):
-            self._marked_at = now
-            if any(p.mark is not None and p.mark != p.marked for p in self._owned.values()):
-                self._marking = asyncio.create_task(self.mark(), name=f"mark {self.topic}")

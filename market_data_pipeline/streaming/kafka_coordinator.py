@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 from aiokafka import errors as kafka
-from aiokafka.client import ConnectionGroup
 from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
@@ -40,8 +40,10 @@ class Coordinator:
     """Requests for ``group``. A response's error is raised as aiokafka's exception: what it means depends on the state
     of the member, which is not known here."""
 
-    def __init__(self, link: KafkaLink, group: str) -> None:
+    def __init__(self, link: KafkaLink, joining: KafkaLink, group: str) -> None:
         self._link = link
+        # A join keeps its connection waiting, and heartbeats must go on.
+        self._joining = joining
         self._group = group
         self._node: int | None = None
 
@@ -55,17 +57,13 @@ class Coordinator:
         protocols = [(RULE, metadata.encode())]
         kind = ConsumerProtocol.PROTOCOL_TYPE
         request = JoinGroupRequest(self._group, session_ms, session_ms, member_id, None, kind, protocols)
-        # A join keeps its connection waiting, and heartbeats must go on.
-        response = await self._send(request, group=ConnectionGroup.COORDINATION)
+        response = await self._send(request, self._joining)
         if response.error_code == kafka.MemberIdRequired.errno:
             raise kafka.MemberIdRequired(response.member_id)
         self._check(response.error_code)
         claims = None
         if response.leader_id == response.member_id:
-            claims = {
-                member: Claim.decode(ConsumerProtocol.METADATA.decode(data).user_data)
-                for member, *_, data in response.members
-            }
+            claims = {member: _claim(data) for member, *_, data in response.members}
         return Joined(response.generation_id, response.member_id, claims)
 
     async def sync(
@@ -77,7 +75,7 @@ class Coordinator:
             for member, partitions in shares.items()
         ]
         request = SyncGroupRequest(self._group, joined.generation, joined.member_id, None, assignments)
-        response = await self._send(request, group=ConnectionGroup.COORDINATION)
+        response = await self._send(request, self._joining)
         self._check(response.error_code)
         if not response.member_assignment:
             return {}
@@ -107,11 +105,11 @@ class Coordinator:
         request = OffsetFetchRequest(self._group, [(topic, list(partitions))])
         return offsets_of(await self._send(request), self._check).get(topic, {})
 
-    async def _send(self, request: Any, *, group: ConnectionGroup | None = None) -> Any:
+    async def _send(self, request: Any, link: KafkaLink | None = None) -> Any:
         if self._node is None:
             self._node = await self._link.coordinator(self._group)
         try:
-            return await self._link.send(self._node, request, group=group)
+            return await (link or self._link).send(self._node, request)
         except BaseException:
             self._node = None
             raise
@@ -122,6 +120,13 @@ class Coordinator:
         except _MOVED:
             self._node = None
             raise
+
+
+def _claim(metadata: bytes) -> Claim:
+    try:
+        return Claim.decode(ConsumerProtocol.METADATA.decode(metadata).user_data)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise kafka.InconsistentGroupProtocolError(str(error)) from None
 
 
 def offsets_of(response: Any, check: Any) -> dict[str, dict[int, tuple[Offset, str]]]:

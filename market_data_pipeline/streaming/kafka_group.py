@@ -10,9 +10,7 @@ its own monotonic clock: it stops before the broker lets somebody else in.
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -25,9 +23,9 @@ from market_data_pipeline.streaming.kafka_address import Address
 from market_data_pipeline.streaming.kafka_coordinator import Coordinator
 from market_data_pipeline.streaming.kafka_errors import explain
 from market_data_pipeline.streaming.kafka_link import TIMEOUT, KafkaLink
+from market_data_pipeline.streaming.kafka_ownership import Ownership
 from market_data_pipeline.streaming.kafka_shares import Claim, shares
 
-_MS: Final = 1_000_000
 _BEATS: Final = 10
 """Heartbeats in one session."""
 _SLOWEST_BEAT: Final = 1.0
@@ -37,12 +35,6 @@ _SETTLING: Final = (kafka.RebalanceInProgressError, kafka.IllegalGenerationError
 _EXPELLED: Final = (kafka.UnknownMemberIdError,)
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class _Owned:
-    announced: bool = False
-    leaving: bool = False
 
 
 class Membership:
@@ -61,8 +53,9 @@ class Membership:
         clock: Clock,
     ) -> None:
         # The name of the client is what Kafka's tools show of a member.
-        self._link = KafkaLink(address, name=member, timeout=lease_ms / 1000 + TIMEOUT)
-        self._coordinator = Coordinator(self._link, group)
+        self._link = KafkaLink(address, name=member)
+        self._joins = KafkaLink(address, name=member, timeout=lease_ms / 1000 + TIMEOUT)
+        self._coordinator = Coordinator(self._link, self._joins, group)
         self._topic = topic
         self._partitions = partitions
         self._group = group
@@ -70,21 +63,11 @@ class Membership:
         self._clock = clock
         self._member_id = ""
         self._generation = -1
-        self._deadline = 0
-        self._owned: dict[int, _Owned] = {}
-        self._revoking: list[int] = []
-        self._lost: list[int] = []
         self._joining = False
         self._rejoin = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
-        self.changed = asyncio.Event()
         self.error: BusError | None = None
-
-    @property
-    def held(self) -> set[int]:
-        """Partitions owned now, as far as this member can know."""
-        self.expire()
-        return set(self._owned)
+        self.owned = Ownership(f"{topic} for {group}", lease_ms, clock)
 
     async def start(self) -> None:
         """Join the group, and keep up with it from now on."""
@@ -95,15 +78,6 @@ class Membership:
             asyncio.create_task(self._beat(), name=f"heartbeats of {self._group}"),
         ]
 
-    def expire(self) -> None:
-        """Give everything up when the broker has not been heard of for a session."""
-        if self._owned and self._clock.monotonic() >= self._deadline:
-            self._lose("the broker was not heard of for a session")
-
-    def seconds_left(self) -> float:
-        """Until the session ends unless the broker is heard of."""
-        return max(0, self._deadline - self._clock.monotonic()) / 1e9 if self._owned else math.inf
-
     def check(self) -> None:
         """Raise what keeps this member from the group now, if anything does."""
         if self.error is not None:
@@ -112,21 +86,10 @@ class Membership:
             if task.done():
                 task.result()
 
-    def take_changes(self) -> tuple[list[int], list[int], list[int]]:
-        """Partitions newly assigned, to be handed over, and lost, since the last call."""
-        self.expire()
-        self.changed.clear()
-        assigned = sorted(p for p, owned in self._owned.items() if not owned.announced)
-        for partition in assigned:
-            self._owned[partition].announced = True
-        revoking, self._revoking = self._revoking, []
-        lost, self._lost = self._lost, []
-        return assigned, [p for p in revoking if p in self._owned], lost
-
     def release(self, partition: int) -> None:
         """Let go of ``partition``, and let the group share it out."""
-        if self._owned.pop(partition, None) is not None:
-            self._rejoin.set()
+        self.owned.release(partition)
+        self._rejoin.set()
 
     async def commit(self, offsets: Mapping[int, tuple[Offset, str]]) -> None:
         """Keep an offset and a text of each partition for the group.
@@ -163,13 +126,13 @@ class Membership:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._owned.clear()
         try:
             if self._member_id:
                 async with asyncio.timeout(TIMEOUT):
                     await self._coordinator.leave(self._member_id)
         except (BusError, kafka.KafkaError, TimeoutError) as error:
             log.info("group_not_left", group=self._group, error=str(error))
+        await self._joins.close()
         await self._link.close()
 
     # --- the two tasks -----------------------------------------------------------------------------------------
@@ -194,36 +157,18 @@ class Membership:
                 self._joining = False
 
     async def _join(self) -> None:
-        claim = Claim(
-            self._topic,
-            self._partitions,
-            self._generation,
-            keeping=sorted(p for p, owned in self._owned.items() if not owned.leaving),
-            leaving=sorted(p for p, owned in self._owned.items() if owned.leaving),
-        )
+        keeping, leaving = self.owned.keeping, self.owned.leaving
+        claim = Claim(self._topic, self._partitions, self._generation, keeping, leaving)
         joined = await self._coordinator.join(self._member_id, claim, self._session_ms)
         self._member_id, self._generation = joined.member_id, joined.generation
         asked = self._clock.monotonic()
         claims = joined.claims or {}
         topics = {member: claim.topic for member, claim in claims.items()}
         given = await self._coordinator.sync(joined, topics, shares(claims))
-        self._heard(asked)
-        self._take(given.get(self._topic, []), claim)
-
-    def _take(self, given: list[int], claim: Claim) -> None:
-        """Own what was given and is new; hand over what was not given again."""
-        for partition in given:
-            # One that was let go of since the join is shared out again: that join is under way.
-            if partition not in self._owned and partition not in claim.keeping:
-                self._owned[partition] = _Owned()
-        for partition in set(claim.keeping) & self._owned.keys() - set(given):
-            if self._owned[partition].announced:
-                self._owned[partition].leaving = True
-                self._revoking.append(partition)
-            else:
-                self.release(partition)
+        self.owned.heard(asked)
+        if self.owned.take(given.get(self._topic, []), keeping):
+            self._rejoin.set()
         self.error = None
-        self.changed.set()
 
     async def _beat(self) -> None:
         """Tell the broker that this member lives, also while a join waits for others."""
@@ -236,7 +181,7 @@ class Membership:
             try:
                 await self._coordinator.heartbeat(generation, self._member_id)
             except kafka.RebalanceInProgressError:
-                self._heard(asked)
+                self.owned.heard(asked)
                 if not self._joining and generation == self._generation:
                     self._rejoin.set()
             except kafka.IllegalGenerationError:
@@ -248,18 +193,17 @@ class Membership:
             except (kafka.KafkaError, BusError) as error:
                 await self._failed(error)
             else:
-                self._heard(asked)
+                self.owned.heard(asked)
                 self.error = None
-            self.expire()
-
-    def _heard(self, asked: int) -> None:
-        self._deadline = max(self._deadline, asked + self._session_ms * _MS)
+            self.owned.expire()
+            if self.owned.vacated:
+                self._rejoin.set()
 
     async def _failed(self, error: kafka.KafkaError | BusError) -> None:
         explained = error if isinstance(error, BusError) else explain(error, self._link.where)
         if not isinstance(explained, BusUnavailable):
             self.error = explained
-            self.changed.set()
+            self.owned.changed.set()
         await asyncio.sleep(_AGAIN)
 
     def _expelled(self) -> None:
@@ -267,15 +211,5 @@ class Membership:
         self._member_id, self._generation = "", -1
 
     def _lose(self, why: str) -> None:
-        if self._owned:
-            log.warning(
-                "partitions_lost",
-                topic=self._topic,
-                group=self._group,
-                why=why,
-                partitions=sorted(self._owned),
-            )
-        self._lost += sorted(p for p, owned in self._owned.items() if owned.announced)
-        self._owned.clear()
+        self.owned.lose(why)
         self._rejoin.set()
-        self.changed.set()

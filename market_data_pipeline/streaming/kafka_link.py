@@ -42,15 +42,14 @@ class KafkaLink:
         self._topics: set[str] = set()
         self._closed = False
 
-    async def send(self, node: int, request: Any, *, group: Any = None) -> Any:
+    async def send(self, node: int, request: Any) -> Any:
         """The broker's response, whatever codes it holds.
 
         Raises:
             BusUnavailable, BusError: the connection failed, and the request may have been done.
         """
-        extra = {} if group is None else {"group": group}
         async with self._using() as client:
-            return await client.send(node, request, **extra)
+            return await client.send(node, request)
 
     async def coordinator(self, group: str) -> int:
         """The broker that coordinates ``group``."""

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
+import structlog
 from aiokafka.errors import CorruptRecordException
 
+from market_data_core.errors import BusError, BusUnavailable
 from market_data_pipeline.streaming.bus import Delivery, Offset
 from market_data_pipeline.streaming.kafka_marks import Mark
 from market_data_pipeline.streaming.kafka_reading import Fetched
 from market_data_pipeline.streaming.kafka_records import batches, columns
+
+_MISSING_SECONDS: Final = 30.0
+
+log = structlog.get_logger(__name__)
 
 
 class Backlog:
@@ -66,6 +73,27 @@ class PartitionReading:
         self.generation += 1
         self.cursor = self.position = offset
 
+    def misplaced(self, topic: str, first: Offset, end: Offset, now: int) -> None:
+        """The offset to be read is not between ``first`` and ``end``: go on at the first one, if what lay there was
+        removed.
+
+        Raises:
+            BusUnavailable: the partition ends before it.
+            BusError: it has done so for long.
+        """
+        if self.cursor < first:
+            log.info("records_removed_unread", topic=topic, partition=self.number, up_to=first)
+            self.rewind(first)
+        elif self.cursor > end:
+            self.missing_since = self.missing_since or now
+            problem = (
+                f"partition {self.number} of {topic} ends at {end}, before the group's position {self.cursor}"
+            )
+            if now - self.missing_since < _MISSING_SECONDS * 1e9:
+                # Right after a restart a broker does not know yet how much of its log counts.
+                raise BusUnavailable(problem)
+            raise BusError(f"{problem}: the topic was made anew, so take another bus.redis.consumer_group")
+
     def take(self, count: int) -> Delivery | None:
         """Up to ``count`` records that follow the last delivery.
 
@@ -93,3 +121,15 @@ class PartitionReading:
         fetched = backlog.fetched
         caught_up = backlog.empty and not self.ready and self.cursor >= fetched.end
         return Delivery(self.number, offsets, values, lanes, caught_up, fetched.began)
+
+
+@dataclass(slots=True, eq=False)
+class Round:
+    """One fetch under way."""
+
+    generations: dict[PartitionReading, int]
+    task: asyncio.Task[list[Fetched]]
+
+    def valid(self, partition: PartitionReading) -> bool:
+        """Whether nobody sought, released or lost it since it was asked for."""
+        return self.generations[partition] == partition.generation

@@ -154,7 +154,7 @@ async def test_one_of_three_brokers_dies_and_nothing_is_missed(
             async def all_stored() -> bool:
                 return len(await stored(store)) == len(recount(events, WINDOW))
 
-            await until(all_stored, seconds=30)
+            await until(all_stored, seconds=60)
         assert_equal(await stored(store), recount(events, WINDOW))
 
 
