@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from market_data_core.config import KafkaBus
 from market_data_core.config_files import load
+from market_data_core.config_kafka import KafkaBus
 from market_data_core.errors import ConfigError
 from market_data_core.redact import redact
 from market_data_pipeline.streaming.kafka_address import Address
