@@ -50,13 +50,15 @@ class KafkaServer:
     """One broker, which is a controller too. Its ports and data stay over a restart.
 
     ``doors``: further ways in, each a port that the broker listens on and another one that it tells clients to come
-    back to, where a test puts a :class:`~tests.servers.wire.Wire`. ``environment``: variables for its process.
+    back to, where a test puts a :class:`~tests.servers.wire.Wire`. ``door_protocol``: Kafka's name of how they
+    are secured. ``environment``: variables for its process.
     """
 
     def __init__(
         self,
         *,
         doors: int = 0,
+        door_protocol: str = "PLAINTEXT",
         options: dict[str, str] | None = None,
         node: int = 1,
         environment: dict[str, str] | None = None,
@@ -67,6 +69,7 @@ class KafkaServer:
         self.controller = free_port()
         self.doors = [(free_port(), free_port()) for _ in range(doors)]
         self.voters = f"{node}@127.0.0.1:{self.controller}"
+        self._door_protocol = door_protocol
         self._options = options or {}
         self._environment = {**os.environ, **(environment or {})}
         self._home: Path | None = None
@@ -162,7 +165,8 @@ class KafkaServer:
 
     def _properties(self) -> dict[str, str]:
         doors = list(enumerate(self.doors))
-        names = ["CONTROLLER", "PLAINTEXT", *(f"DOOR{i}" for i, _ in doors)]
+        protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"}
+        protocols |= {f"DOOR{i}": self._door_protocol for i, _ in doors}
         inside = f"PLAINTEXT://127.0.0.1:{self.port}"
         listeners = [inside, f"CONTROLLER://127.0.0.1:{self.controller}"]
         return {
@@ -171,7 +175,9 @@ class KafkaServer:
             "controller.quorum.voters": self.voters,
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
-            "listener.security.protocol.map": ",".join(f"{name}:PLAINTEXT" for name in names),
+            "listener.security.protocol.map": ",".join(
+                f"{name}:{protocol}" for name, protocol in protocols.items()
+            ),
             "listeners": ",".join([*listeners, *(f"DOOR{i}://127.0.0.1:{at}" for i, (at, _) in doors)]),
             "advertised.listeners": ",".join(
                 [inside, *(f"DOOR{i}://127.0.0.1:{to}" for i, (_, to) in doors)]
