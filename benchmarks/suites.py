@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,8 @@ from benchmarks.servers import Servers
 from market_data_core.codecs import encode_events
 from market_data_pipeline.producers.framing import Framer
 from market_data_pipeline.streaming.bus import Record
+from market_data_pipeline.streaming.kafka_bus import KafkaBus
+from tests.servers.kafka import KafkaServer
 
 SYMBOLS: Final = 50
 SPREAD: Final = (1, 10, 100, 1000, 10_000)
@@ -57,8 +60,14 @@ class Topic:
     bars: pl.DataFrame
 
 
-def load(servers: Servers, codec: Literal["json", "msgpack", "frame"], count: int, symbols: int) -> Topic:
-    """A new topic as a producer writes it."""
+def load(
+    servers: Servers,
+    codec: Literal["json", "msgpack", "frame"],
+    count: int,
+    symbols: int,
+    publish: Callable[[str, list[Record]], None] | None = None,
+) -> Topic:
+    """A new topic as a producer writes it, by ``publish`` or on Redis."""
     batch = ticks.ticks(count, symbols)
     records: list[Record]
     if codec == "frame":
@@ -71,7 +80,7 @@ def load(servers: Servers, codec: Literal["json", "msgpack", "frame"], count: in
         keys = [names[code] for code in batch.code.tolist()]
         records = [Record(k, v) for k, v in zip(keys, encode_events(batch, codec), strict=True)]
     name = f"{codec}-{symbols}"
-    servers.load(name, records)
+    (publish or servers.load)(name, records)
     return Topic(name, len(records), len(batch), ticks.recount(batch))
 
 
@@ -110,6 +119,46 @@ def from_redis(servers: Servers, size: Size, console: Console) -> Report:
         report.shares[label] = reading(servers, topic, "micro_batcher", profile=True).more["shares"]
     for topic in (json, msgpack, frames):
         servers.drop(topic.name)
+    return report
+
+
+def from_kafka(servers: Servers, size: Size, console: Console) -> Report:
+    """Kafka to bars to PostgreSQL, beside loops that only read."""
+    report = Report("kafka", f"Kafka to bars to PostgreSQL, {SYMBOLS} symbols, 2 s windows, one process")
+    with KafkaServer() as kafka:
+
+        def publish(topic: str, records: list[Record]) -> None:
+            async def run() -> None:
+                async with KafkaBus(kafka.bootstrap) as bus:
+                    await bus.ensure_topic(topic, 1)
+                    await bus.publish(topic, records, partition=0)
+
+            asyncio.run(run())
+
+        def read(topic: Topic, task: str) -> Measured:
+            servers.rest()
+            given = {"topic": topic.name, "records": topic.records, "events": topic.events}
+            given |= {"bars": len(topic.bars), "kafka": kafka.bootstrap}
+            done = measure(f"kafka:{task}", **given, **servers.given)
+            if task == "micro_batcher":
+                ticks.check(servers.bars(), topic.bars, topic.name)
+            return done
+
+        json = load(servers, "json", size.singles, SYMBOLS, publish)
+        frames = load(servers, "frame", size.framed, SYMBOLS, publish)
+        contenders: dict[str, Contender] = {
+            "aiokafka getmany, nothing else": partial(read, json, "getmany"),
+            "the driver's poll, nothing else": partial(read, json, "driver"),
+            "micro-batcher, JSON": partial(read, json, "micro_batcher"),
+            "micro-batcher, frames": partial(read, frames, "micro_batcher"),
+        }
+        report.measure(contenders, size.rounds, console)
+    getmany, driver, of_json, of_frames = contenders
+    report.compare("driver by getmany, JSON", driver, getmany, 1.0)
+    report.compare("the same by CPU time of the client", driver, getmany, cpu=True)
+    report.compare("micro-batcher by getmany, JSON", of_json, getmany)
+    report.compare("the same by CPU time of the client", of_json, getmany, cpu=True)
+    report.compare("frames by JSON", of_frames, of_json)
     return report
 
 
@@ -272,6 +321,7 @@ def _agree(report: Report, one: str, other: str) -> None:
 
 SUITES: Final[dict[str, Callable[[Servers, Size, Console], Report]]] = {
     "redis": from_redis,
+    "kafka": from_kafka,
     "symbols": by_symbols,
     "file": from_file,
     "store": into_store,

@@ -13,7 +13,7 @@ from market_data_core import config_section as config
 from market_data_core.config import Dataset, Settings
 from market_data_core.config_files import Key, keys
 from market_data_core.config_section import Section
-from market_data_core.redact import SecretUrl
+from market_data_core.redact import SecretText, SecretUrl
 
 _INTRODUCTION: Final = """\
 <!-- Written by `make docs` from market_data_core/config.py. Change it there. -->
@@ -27,7 +27,7 @@ one wins:
 2. the **file**: what `--config FILE` names, else what the variable `MDP_CONFIG` names, else `configs/streaming.yaml`
    in the working directory if it is there;
 3. the **environment**: each key has a variable, which is `MDP_` and the key in capitals with `__` for each dot
-   (`MDP_MICRO_BATCH__WINDOW_MS=5s`); two keys have a name of their own instead, `REDIS_URI` and `DATABASE_URL`;
+   (`MDP_MICRO_BATCH__WINDOW_MS=5s`); some have a name of their own instead, such as `REDIS_URI` and `DATABASE_URL`;
 4. the **command line**: options such as `--window 5s`.
 
 ```bash
@@ -145,7 +145,14 @@ def _validator(alias: Any) -> Any:
 
 
 def _of(annotation: Any) -> str:
-    plain = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", SecretUrl: "URL"}
+    plain = {
+        int: "whole number",
+        float: "number",
+        str: "text",
+        bool: "`true` or `false`",
+        SecretUrl: "URL",
+        SecretText: "text",
+    }
     if annotation in plain:
         return plain[annotation]
     origin, args = get_origin(annotation), get_args(annotation)

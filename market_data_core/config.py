@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
+from market_data_core.config_kafka import KafkaBus
 from market_data_core.config_section import (
     Column,
     Count,
@@ -89,7 +90,7 @@ class RedisBus(Section):
 
 class BusSettings(Section):
     type: str = key(
-        "redis", "Driver: redis, memory (one process, for tests), or the name of an installed driver."
+        "redis", "Driver: redis, kafka, memory (one process, for tests), or the name of an installed driver."
     )
     uri: SecretUrl = key(
         SecretUrl(""), "Server of an installed driver, as its documentation says.", example="memory://default"
@@ -98,7 +99,16 @@ class BusSettings(Section):
         "frame",
         "How producers write: frame (many events a record, as columns), json or msgpack (one event a record).",
     )
-    redis: RedisBus = section(RedisBus, "The Redis driver.")
+    redis: RedisBus = section(
+        RedisBus, "The Redis driver; topics, group and retention are those of any driver."
+    )
+    kafka: KafkaBus = section(KafkaBus, "The Kafka driver.")
+
+    @model_validator(mode="after")
+    def _brokers(self) -> Self:
+        if self.type == "kafka" and not self.kafka.bootstrap:
+            raise KeyProblem("kafka.bootstrap", "must name the brokers while bus.type is kafka")
+        return self
 
 
 class Synthetic(Section):

@@ -26,9 +26,15 @@ from market_data_core.redact import SecretUrl, redact
 
 DEFAULT_FILE: Final = Path("configs/streaming.yaml")
 """Read from the working directory when neither ``--config`` nor MDP_CONFIG names a file."""
-VARIABLES: Final = {"REDIS_URI": "bus.redis.uri", "DATABASE_URL": "store.url"}
+VARIABLES: Final = {
+    "REDIS_URI": "bus.redis.uri",
+    "KAFKA_BOOTSTRAP": "bus.kafka.bootstrap",
+    "KAFKA_USERNAME": "bus.kafka.username",
+    "KAFKA_PASSWORD": "bus.kafka.password",
+    "DATABASE_URL": "store.url",
+}
 """Variables with a name of their own; every other key is ``MDP_SECTION__KEY``."""
-BUILT_IN_BUSES: Final = ("redis", "memory")
+BUILT_IN_BUSES: Final = ("redis", "kafka", "memory")
 
 _LONGEST_NUMBER: Final = 400
 _DEEPEST: Final = 32
@@ -476,8 +482,8 @@ def _written(value: Any) -> str:
 
 
 def _shown(value: Any, info: FieldInfo | None) -> str:
-    if info is not None and info.annotation is SecretUrl:
-        return repr(redact(str(value)))
+    if info is not None and isinstance(info.annotation, type) and issubclass(info.annotation, SecretUrl):
+        return repr(str(info.annotation(str(value))))
     if isinstance(value, dict | list):
         return f"{len(value)} {'keys' if isinstance(value, dict) else 'entries'}"
     text = redact(repr(value))

@@ -45,7 +45,7 @@ class SecretUrl:
         return bool(self._url)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SecretUrl) and other._url == self._url
+        return type(other) is type(self) and other._url == self._url
 
     def __hash__(self) -> int:
         return hash(self._url)
@@ -67,3 +67,18 @@ class SecretUrl:
         if not isinstance(value, str):
             raise ValueError("must be a URL")
         return cls(value)
+
+
+class SecretText(SecretUrl):
+    """A text that is secret as a whole, such as a password. ``str`` and ``repr`` hide it; :meth:`reveal` does not."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return _HIDDEN if self else ""
+
+    @classmethod
+    def _validate(cls, value: Any) -> SecretUrl:
+        if value is not None and not isinstance(value, str | SecretUrl):
+            raise ValueError("must be a text; quote it if it is a number")
+        return super()._validate(value)

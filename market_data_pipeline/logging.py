@@ -47,6 +47,9 @@ def configure(level: str = "INFO", *, json: bool | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel("DEBUG" if level == "DEBUG" else "WARNING")
+    if level != "DEBUG":
+        # It logs each attempt to reach a broker that is away; what comes of it is told by the driver.
+        logging.getLogger("aiokafka").setLevel("CRITICAL")
     for ours in ("mdp", "market_data_core", "market_data_store", "market_data_pipeline"):
         logging.getLogger(ours).setLevel(level)
 

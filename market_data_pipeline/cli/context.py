@@ -75,6 +75,8 @@ def log_as_json(log_format: str, *, asked: bool) -> bool | None:
 
 def bus_url(settings: Settings) -> str:
     """Where the bus is; the embedded Redis is started when none is configured. Holds a password."""
+    if settings.bus.type == "kafka":
+        return settings.bus.kafka.url.reveal()
     if settings.bus.type != "redis":
         return settings.bus.uri.reveal()
     if settings.bus.redis.uri:

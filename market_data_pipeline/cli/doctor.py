@@ -6,7 +6,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,6 +97,9 @@ def _machine() -> Iterator[Finding]:
 
 
 def _bus(settings: Settings) -> Iterator[Finding]:
+    if settings.bus.type == "kafka":
+        yield from _kafka(settings)
+        return
     if settings.bus.type != "redis":
         yield Finding("bus", "note", f"{settings.bus.type}: nothing of it is checked here")
         return
@@ -152,6 +155,20 @@ def _bus(settings: Settings) -> Iterator[Finding]:
     if embedded and overcommit.exists() and overcommit.read_text(encoding="ascii").strip() == "0":
         fix = "sysctl vm.overcommit_memory=1"
         yield Finding("redis memory", "note", "with little free memory its file may not be compacted", fix)
+
+
+def _kafka(settings: Settings) -> Iterator[Finding]:
+    import asyncio
+
+    async def ping() -> Mapping[str, str]:
+        async with await context.open_bus(settings) as bus:
+            return await bus.ping()
+
+    facts = asyncio.run(ping())
+    yield Finding("kafka", "ok", f"{facts['server']}, {facts['where']}")
+    lossy = ": " in facts["durability"]
+    fix = "add brokers, or set bus.kafka.replication_factor, before the topics are made" if lossy else ""
+    yield Finding("kafka durability", "note" if lossy else "ok", facts["durability"], fix)
 
 
 def _config(client: object, name: str) -> str | None:

@@ -22,10 +22,11 @@ from market_data_pipeline.streaming.bus import Bus
 GROUP: Final = "mdp.buses"
 _STREAMING: Final = "market_data_pipeline.streaming"
 DRIVERS: Final[dict[str, str]] = {
+    "kafka": f"{_STREAMING}.kafka_bus:KafkaBus",
     "memory": f"{_STREAMING}.memory_bus:MemoryBus",
     "redis": f"{_STREAMING}.redis_bus:RedisBus",
 }
-EXTRAS: Final[dict[str, tuple[str, str]]] = {}
+EXTRAS: Final[dict[str, tuple[str, str]]] = {"kafka": ("aiokafka", "kafka")}
 """For drivers that need one: the package they import, and the extra that brings it."""
 
 

@@ -13,6 +13,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from tests.chaos.buses import BUSES
 from tests.chaos.report import Report, table
 from tests.chaos.scenarios import FULL, MEDLEY, SCENARIOS, SHORT, Scale, run
 from tests.chaos.servers import Servers
@@ -25,6 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "scenarios", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all but {MEDLEY})"
     )
+    parser.add_argument("--bus", choices=BUSES, default="redis", help="what the events go over")
     parser.add_argument("--short", action="store_true", help="as short as in the tests")
     parser.add_argument("--seed", type=int, default=None, help="the seed of a run to repeat")
     parser.add_argument("--rate", type=int, default=None, help="events a second")
@@ -37,12 +39,12 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
-async def _one(name: str, scale: Scale, seed: int, keep: bool) -> Report:
+async def _one(name: str, bus: str, scale: Scale, seed: int, keep: bool) -> Report:
     """A scenario on servers of its own. What it leaves is kept when it fails."""
     home = Path(tempfile.mkdtemp(prefix=f"mdp-chaos-{name}-"))
     report = Report(name, seed)
     try:
-        async with Servers(home) as servers:
+        async with Servers(home, bus) as servers:
             report = await run(
                 name, servers, home / "logs", scale, seed, lambda line: print(line, flush=True)
             )
@@ -71,9 +73,9 @@ async def _all(arguments: argparse.Namespace) -> int:
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     reports = []
     for name in arguments.scenarios or SCENARIOS:
-        reports.append(await _one(name, scale, seed, arguments.keep))
+        reports.append(await _one(name, arguments.bus, scale, seed, arguments.keep))
         arguments.results.mkdir(parents=True, exist_ok=True)
-        found = {"seed": seed, "scenarios": [r.as_dict() for r in reports]}
+        found = {"seed": seed, "bus": arguments.bus, "scenarios": [r.as_dict() for r in reports]}
         (arguments.results / "chaos.json").write_text(json.dumps(found, indent=2))
     table(reports)
     return int(any(r.failures for r in reports))

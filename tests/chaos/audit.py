@@ -9,7 +9,7 @@ import psycopg
 
 from market_data_core.batch import BarBatch
 from market_data_core.frames import decode_bars
-from market_data_pipeline.streaming.redis_bus import RedisBus
+from market_data_pipeline.streaming.bus import Bus
 
 _PAGE = 500
 COLUMNS = ("symbol", "ts", "open", "high", "low", "close", "volume", "vwap", "n_events", "revision")
@@ -44,27 +44,25 @@ async def stored(url: str, provider: str) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=_SCHEMA, orient="row").sort("symbol", "ts")
 
 
-async def published(url: str, topic: str, partitions: int, provider: str) -> Published:
+async def published(bus: Bus, topic: str, partitions: int, provider: str) -> Published:
     """The bars of ``provider`` on the topic."""
     frames = [pl.DataFrame(schema=_SCHEMA)]
     records = 0
-    async with RedisBus(url) as bus:
-        for partition in range(partitions):
-            start = None
-            while found := await bus.read(topic, partition, start, _PAGE):
-                records += len(found)
-                frames += [_frame(decode_bars(r.value), provider) for r in found]
-                start = found[-1].offset + 1
+    for partition in range(partitions):
+        start = None
+        while found := await bus.read(topic, partition, start, _PAGE):
+            records += len(found)
+            frames += [_frame(decode_bars(r.value), provider) for r in found]
+            start = found[-1].offset + 1
     distinct = pl.concat(frames).unique()
     contradictions = int(distinct.select("symbol", "ts", "revision").is_duplicated().sum())
     newest = distinct.sort("revision").unique(["symbol", "ts"], keep="last").sort("symbol", "ts")
     return Published(newest, records, contradictions)
 
 
-async def dead_letters(url: str, topic: str) -> int:
+async def dead_letters(bus: Bus, topic: str) -> int:
     """Records in the dead letter topic."""
-    async with RedisBus(url) as bus:
-        (status,) = await bus.status([f"{topic}.dlq"])
+    (status,) = await bus.status([f"{topic}.dlq"])
     return status.records
 
 

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
-from redis.asyncio import Redis
 
 from market_data_core.errors import BusError
 from market_data_core.events import format_interval
-from market_data_pipeline.streaming.redis_bus import RedisBus
 from tests.chaos.load import Load
 from tests.chaos.processes import STOPPED_AT_ITS_START, Process
 from tests.chaos.servers import Servers, Wires
@@ -28,6 +26,7 @@ WINDOW_NS = 1_000_000_000
 HORIZON_MS = 6000
 """More than the latest event of the load is late, and less than an outage lasts."""
 AUDITOR = "auditor"
+_FOREIGN = ("REDIS_URI", "KAFKA_BOOTSTRAP", "DATABASE_URL", "MDP_CONFIG")
 _CONFIG = """\
 version: 1
 bus:
@@ -103,7 +102,7 @@ class Deployment:
                 name=plan.name, partitions=PARTITIONS, lease_ms=plan.lease_ms, horizon_ms=HORIZON_MS
             )
         )
-        async with RedisBus(self.servers.redis_url) as bus:
+        async with self.servers.open_bus() as bus:
             for topic in (self.topic, self.bars_topic):
                 await bus.ensure_topic(topic, PARTITIONS)
         await self._keep_bars()
@@ -120,17 +119,24 @@ class Deployment:
 
     async def _keep_bars(self) -> None:
         """A group that acknowledges nothing: what is published stays, however short the retention."""
-        async with Redis.from_url(self.servers.redis_url) as client:
-            for partition in range(PARTITIONS):
-                await client.xgroup_create(f"{self.bars_topic}.{partition}", AUDITOR, id="0", mkstream=True)
+        async with (
+            self.servers.open_bus() as bus,
+            bus.consumer(self.bars_topic, AUDITOR, AUDITOR) as auditor,
+        ):
+            owned: set[int] = set()
+            while len(owned) < PARTITIONS:
+                for partition in (await auditor.poll(1)).assigned:
+                    await auditor.seek(partition, None)
+                    await auditor.ack(partition, -1)
+                    owned.add(partition)
 
     def _committing(self) -> bool:
         self.check()
         return len(self.watch.held) == PARTITIONS and all(h.flushes > 0 for h in self.watch.held.values())
 
     async def _process(self, name: str, argv: list[str], *, talks: bool = False) -> Process:
-        env = {k: v for k, v in os.environ.items() if k not in ("REDIS_URI", "DATABASE_URL", "MDP_CONFIG")}
-        env["MDP_HOME"] = str(self.servers.home)
+        env = {k: v for k, v in os.environ.items() if k not in _FOREIGN}
+        env |= {"MDP_HOME": str(self.servers.home)} | self.servers.bus.environment()
         if self.plan.wired:
             wires = self.wires[name] = await self._stack.enter_async_context(Wires(self.servers))
             env |= wires.env
@@ -207,7 +213,7 @@ class Deployment:
     async def drained(self, seconds: float) -> float:
         """Wait until every worker has joined and every record is acknowledged, which follows the commit and the
         publishing of all bars."""
-        async with RedisBus(self.servers.redis_url) as bus:
+        async with self.servers.open_bus() as bus:
 
             async def done() -> bool:
                 for worker in self.workers:

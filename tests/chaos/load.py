@@ -25,7 +25,7 @@ from market_data_pipeline.producers.pacing import EventTimePace
 from market_data_pipeline.producers.runner import ProducerRunner, RunnerOptions
 from market_data_pipeline.producers.spool import Spool
 from market_data_pipeline.producers.synthetic import SyntheticProvider, SyntheticSpec
-from market_data_pipeline.streaming.redis_bus import RedisBus
+from market_data_pipeline.streaming.drivers import open_bus
 
 _SLICE = 1000
 """Events handed over at once, so that the end of the load is known before they are."""
@@ -111,10 +111,11 @@ class _Endless:
 
 
 async def _produce(load: Load, spool_folder: Path) -> dict[str, object]:
-    url = os.environ.get("REDIS_URI") or embedded.redis().start()
+    kind = os.environ.get("MDP_BUS__TYPE", "redis")
+    url = os.environ.get("KAFKA_BOOTSTRAP" if kind == "kafka" else "REDIS_URI") or embedded.redis().start()
     spool = Spool.open(spool_folder, load.provider, _SPOOL_BYTES)
     provider = _Endless(load)
-    async with RedisBus(url) as bus:
+    async with open_bus(kind, url) as bus:
         runner = ProducerRunner(
             bus,
             provider,

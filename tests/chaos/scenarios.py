@@ -186,11 +186,11 @@ async def crashes(blows: Blows) -> None:
     """``kill -9`` of a server, which comes back on its data after a while; nobody else is started again."""
     d, rng = blows.deployment, blows.rng
     for how in blows.scale.crashes:
-        for what in rng.sample(("redis", "postgres"), 2):
+        for what in rng.sample(("bus", "postgres"), 2):
             await blows.pause(0.5, 2.0)
-            if what == "redis":
-                blows.note("kill -9 redis")
-                await d.servers.kill_redis()
+            if what == "bus":
+                blows.note(f"kill -9 {d.servers.bus.name}")
+                await d.servers.bus.kill()
             else:
                 blows.note(f"kill -9 postgres: {how}")
                 await d.servers.kill_postgres(how)
@@ -207,14 +207,14 @@ async def crashes(blows: Blows) -> None:
 
 
 async def cuts(blows: Blows) -> None:
-    """The wire to Redis, to PostgreSQL and to both is cut, then frozen; that of one worker alone; the producer's."""
+    """The wire to the bus, to PostgreSQL and to both is cut, then frozen; that of one worker alone; the producer's."""
     d, rng = blows.deployment, blows.rng
     everybody = [d.wires[p.name] for p in (*d.workers, d.producer) if p is not None]
     turns: list[tuple[str, str, list[Wires]]] = [
-        (how, what, everybody) for how in ("cut", "frozen") for what in ("redis", "postgres")
+        (how, what, everybody) for how in ("cut", "frozen") for what in ("bus", "postgres")
     ]
     turns.append((rng.choice(("cut", "frozen")), "both", everybody))
-    turns += [("frozen", what, [d.wires[rng.choice(d.workers).name]]) for what in ("redis", "postgres")]
+    turns += [("frozen", what, [d.wires[rng.choice(d.workers).name]]) for what in ("bus", "postgres")]
     rng.shuffle(turns)
     for how, what, wires in turns[: blows.scale.turns - 1]:
         await blows.pause(0.5, 2.0)
@@ -239,10 +239,10 @@ async def _lose_the_producer(blows: Blows) -> None:
     """The producer's wire alone, for longer than ids are remembered: what it had published without getting an answer
     comes again when the workers' clocks have gone far beyond it."""
     d = blows.deployment
-    wire = d.wires["producer"].redis
+    wire = d.wires["producer"].bus
     tripped = wire.tripped
     blows.note("the producer loses an answer, and its wire")
-    wire.trip_at(b"XADD", "reply")
+    wire.trip_at(d.servers.bus.published, "reply")
     await until("an answer is lost", 30, lambda: wire.tripped > tripped)
     wire.cut(refuse=True)
     await d.pause(1.5 * HORIZON_MS / 1000)
@@ -252,8 +252,8 @@ async def _lose_the_producer(blows: Blows) -> None:
 
 
 def _chosen(wires: Wires, what: str) -> list[Any]:
-    both = {"redis": [wires.redis], "postgres": [wires.postgres]}
-    return both.get(what, [wires.redis, wires.postgres])
+    both = {"bus": [wires.bus], "postgres": [wires.postgres]}
+    return both.get(what, [wires.bus, wires.postgres])
 
 
 # --- (5) ---------------------------------------------------------------------------------------------------------
@@ -336,7 +336,9 @@ async def _recount(d: Deployment, report: Report) -> None:
     assert d.load is not None
     want = oracle.expected(d.load, d.until, WINDOW_NS)
     table = await audit.stored(d.servers.postgres_url, d.plan.name)
-    topic = await audit.published(d.servers.redis_url, d.bars_topic, PARTITIONS, d.plan.name)
+    async with d.servers.open_bus() as bus:
+        topic = await audit.published(bus, d.bars_topic, PARTITIONS, d.plan.name)
+        letters = await audit.dead_letters(bus, d.topic)
     difference = oracle.compare(want.bars, table)
     report.events, report.copies = want.events, want.copies
     report.bars, report.bar_records = len(table), topic.records
@@ -356,6 +358,5 @@ async def _recount(d: Deployment, report: Report) -> None:
             f"{missing} bars of the table are not the newest on the topic, {extra} on the topic are not in the "
             f"table, {topic.contradictions} were published with two contents"
         )
-    letters = await audit.dead_letters(d.servers.redis_url, d.topic)
     if letters:
         report.failures.append(f"{letters} dead letters, and every event was good")

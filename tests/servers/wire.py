@@ -8,9 +8,9 @@ from typing import Literal, Self
 
 
 class Wire:
-    """Listens on ``port`` of the loopback and passes bytes to ``target`` on and back."""
+    """Listens on ``port`` of the loopback (0: any that is free) and passes bytes to ``target`` on and back."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, port: int = 0) -> None:
         self._target = target
         self._server: asyncio.Server | None = None
         self._links: set[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = set()
@@ -18,11 +18,11 @@ class Wire:
         self._open.set()
         self._trip: tuple[bytes, Literal["request", "reply"]] | None = None
         self._refuse = False
-        self.port = 0
+        self.port = port
         self.tripped = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._link, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._link, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

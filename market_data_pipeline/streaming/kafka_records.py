@@ -1,0 +1,83 @@
+"""Records as they lie in what a broker hands out: whole batches, decoded one at a time.
+
+Used as they come: building aiokafka's ConsumerRecord of every one would cost more than all the rest of a read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.memory_records import MemoryRecords
+
+from market_data_pipeline.streaming.bus import Offset, StoredRecord
+
+LANE: Final = "lane"
+"""The header that names a record's lane."""
+
+Header = tuple[str, bytes | None]
+
+
+def headers(lane: str | None) -> list[Header]:
+    """What is written of a lane."""
+    return [] if lane is None else [(LANE, lane.encode())]
+
+
+def lane_of(found: Iterable[Header]) -> str | None:
+    for name, value in found:
+        if name == LANE and value is not None:
+            return value.decode("utf-8", "backslashreplace")
+    return None
+
+
+def batches(buffer: bytes, first: Offset, gone: Collection[Offset] = ()) -> Iterator[list[Any]]:
+    """The records from ``first`` on that are not ``gone``, by batch. The first batch may begin before ``first``.
+
+    Raises:
+        CorruptRecordException: a checksum is wrong.
+    """
+    found = MemoryRecords(buffer)
+    while found.has_next():
+        batch = found.next_batch()
+        if not batch.validate_crc():
+            raise CorruptRecordException("a batch of records has a wrong checksum")
+        if batch.is_control_batch:
+            continue
+        records = list(batch)
+        if records and records[0].offset < first:
+            records = [r for r in records if r.offset >= first]
+        if gone:
+            records = [r for r in records if r.offset not in gone]
+        if records:
+            yield records
+
+
+def after(buffer: bytes, first: Offset) -> Offset:
+    """Where the next read goes on: past the last whole batch, or ``first`` when there is none."""
+    found = MemoryRecords(buffer)
+    while found.has_next():
+        first = max(first, found.next_batch().next_offset)
+    return first
+
+
+def columns(records: Sequence[Any]) -> tuple[list[Offset], list[bytes], list[str | None] | None]:
+    """Offsets, values and lanes of ``records``; lanes are None when no record names one."""
+    offsets = [r.offset for r in records]
+    values = [r.value or b"" for r in records]
+    lanes = [lane_of(r.headers) if r.headers else None for r in records]
+    return offsets, values, lanes if any(lane is not None for lane in lanes) else None
+
+
+def stored(records: Iterable[Any]) -> list[StoredRecord]:
+    """``records`` of a range read."""
+    return [
+        StoredRecord(
+            r.offset,
+            (r.key or b"").decode("utf-8", "backslashreplace"),
+            r.value or b"",
+            lane_of(r.headers),
+            r.timestamp,
+        )
+        for r in records
+    ]
