@@ -76,8 +76,7 @@ def train(
 
     \b
     mdp model train --symbols SPY,IBM --from 2013-10-07 --to 2013-10-08 --horizon 60s --out signal.skops
-    mdp model train --symbols SPY --from 2013-10-07 --to 2013-10-08 --interval 10s --horizon 5m \\
-      --features momentum,rsi,volatility --model forest --dead-band 1 --flat --out forest.skops
+    mdp model train --symbols SPY --from 2013-10-07 --to 2013-10-08 --horizon 5m --features rsi --out rsi.skops
     """
     from market_data_core.clock import SystemClock
     from market_data_core.errors import UsageError
