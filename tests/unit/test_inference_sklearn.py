@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,21 @@ async def test_a_model_that_is_not_finite_fails_and_is_replaced() -> None:
 class Broken(Nosy):
     def predict(self, x: Any) -> Any:
         raise ValueError("out of\norder")
+
+
+class Grumbling(Nosy):
+    def predict(self, x: Any) -> Any:
+        warnings.warn("old (very)\nmodel", UserWarning, stacklevel=1)
+        return super().predict(x)
+
+
+def test_a_warning_of_a_model_is_told_once_in_the_log() -> None:
+    with capture_logs() as logs:
+        adapter = SklearnAdapter(_loaded(Grumbling().fit(FRAME, SIGN)))
+        assert len(adapter.decide(TABLE, ALL)) == N  # here a warning would be an error
+    assert [(log["event"], log["detail"]) for log in logs] == [
+        ("model predicts with a warning", "old (very) model")
+    ]
 
 
 def _without_names() -> Any:
@@ -303,6 +319,10 @@ def test_a_forest_says_what_must_be_trusted(tmp_path: Path) -> None:
 
 
 def test_there_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"^inference\.adapters\.sklearn\.model_path: must name the model; train"
+    ):
+        SklearnAdapter.from_settings(Settings())
     with pytest.raises(
         ModelError, match=r"there is no model at .*: set inference.adapters.sklearn.model_path"
     ):

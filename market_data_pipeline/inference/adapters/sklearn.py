@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -19,7 +20,7 @@ from market_data_pipeline.features.definitions import Feature, definitions
 from market_data_pipeline.features.table import FeatureTable
 from market_data_pipeline.inference.adapter import Decisions
 from market_data_pipeline.inference.model_card import ModelCard, differences, read_card
-from market_data_pipeline.inference.model_files import LoadedModel, load_model, ml
+from market_data_pipeline.inference.model_files import KEY, LoadedModel, load_model, ml
 from market_data_pipeline.inference.one_thread import OneThread
 
 log = structlog.get_logger(__name__)
@@ -75,10 +76,12 @@ class SklearnAdapter:
         """The adapter of ``inference.adapters.sklearn``. What the model's card says must be what is configured.
 
         Raises:
-            ModelError: the model cannot be loaded, or its features or its interval are others.
+            ConfigError: there is none. ModelError: it cannot be loaded, or its features or its interval are others.
             MissingExtra: scikit-learn is not installed.
         """
         chosen = settings.inference.adapters.sklearn
+        if not chosen.model_path:
+            raise ConfigError(f"{KEY}.model_path: must name the model; train one with `mdp model train`")
         model = load_model(Path(chosen.model_path), sha256=chosen.sha256, trusted=chosen.trusted)
         card = read_card(model.path)
         if card is not None and card.sha256 != model.sha256:
@@ -152,8 +155,10 @@ class SklearnAdapter:
             raise ModelError(
                 f"the model {path} predicts more than one value a row: train one of a single target"
             )
-        for message in sorted({" ".join(str(warning.message).split()) for warning in warned}):
-            log.warning("model predicts with a warning", model=str(path), detail=message)
+        for category, message in sorted({(w.category, str(w.message)) for w in warned}, key=str):
+            log.warning("model predicts with a warning", model=str(path), detail=" ".join(message.split()))
+            # It is told. Python would say it again, past the log, as soon as the model predicts in earnest.
+            warnings.filterwarnings("ignore", re.escape(message), category)
 
 
 def _requirements(model: LoadedModel) -> tuple[tuple[str, ...], F64 | None]:
