@@ -37,8 +37,9 @@ bench: setup  ## Measure, beside what the raw clients do; BENCH=quick for a minu
 chaos: setup  ## Kill, stop and cut off everything for a while, and check every bar
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
-docs: setup  ## Write the reference pages from the code
+docs: setup  ## Write the reference pages and the dashboards from the code
 	@$(BIN)/python -m docs $(ARGS)
+	@$(BIN)/python -m grafana
 
 lock:  ## Choose versions anew (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }

@@ -31,6 +31,8 @@ EXPIRED: Final = (
     "late by more than micro_batch.dedupe_horizon_ms, so it cannot be told from a copy; "
     "send history with mdp stream replay, or set micro_batch.late_beyond_horizon to amend"
 )
+LATE: Final = "late"
+FUTURE: Final = "src_ts is further ahead of the clock than micro_batch.max_future_ms allows"
 MAX_LANE_NAMES: Final = 4096
 REPLAY_SILENCE_NS: Final = 3600 * 10**9
 """A replay that has been silent for so long was killed before its end: its lane ends without an end record."""
@@ -191,7 +193,7 @@ class PartitionBars:
             self._closable_at.extend(closable_at.tolist())
         late = lane.windows.take_late()
         if self.settings.late_policy == "drop":
-            self._bury_events(late, "late", lane.name)
+            self._bury_events(late, LATE, lane.name)
         elif len(late):
             lane.late.append(late)
             lane.rows += len(late)
@@ -343,9 +345,8 @@ class PartitionBars:
             index = row if decoded.record is None else int(decoded.record[row])
             original = delivery.values[index]
             framed = original[0] == FRAME_BYTE
-            reason = "src_ts is further ahead of the clock than micro_batch.max_future_ms allows"
             self._put_aside(
-                delivery, index, reason, value if framed else original, f"#{row}" if framed else ""
+                delivery, index, FUTURE, value if framed else original, f"#{row}" if framed else ""
             )
         keep = np.flatnonzero(batch.src_ts <= limit)
         decoded.record = keep.astype(np.int32) if decoded.record is None else decoded.record[keep]

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from typing import Any, Final, NamedTuple
 
 from prometheus_client import disable_created_metrics, generate_latest
@@ -90,11 +91,17 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, host: str, port: int, metrics: Metrics, health: Health) -> None:
+        self._host = host
         self._metrics = metrics
         self._health = health
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), _Request)
+
+    def server_bind(self) -> None:
+        # HTTPServer's own asks a name server who this is, which may take its time.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self._host, self.server_address[1]
 
     def answer(self, path: str) -> _Answer:
         """What ``GET path`` gets."""
@@ -121,6 +128,8 @@ def _json(status: int, value: Any) -> _Answer:
 class _Request(BaseHTTPRequestHandler):
     server: _Server
     timeout = 30
+    server_version = "mdp"
+    sys_version = ""
 
     def do_GET(self) -> None:
         status, kind, body = self.server.answer(self.path.partition("?")[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from market_data_core.clock import Clock, SystemClock
+from market_data_core.redact import redact
 
 STUCK_AFTER_S: Final = 10.0
 _STARTING: Final = "not looked at yet"
@@ -36,7 +37,7 @@ class Health:
 
     def found(self, name: str, problem: str | None) -> None:
         """What is wrong with ``name``; None: nothing."""
-        self._problems = {**self._problems, name: problem}
+        self._problems = {**self._problems, name: None if problem is None else redact(problem)}
 
     def stuck_s(self) -> float:
         """Seconds since the last beat; 0 before the first."""

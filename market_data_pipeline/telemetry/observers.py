@@ -11,6 +11,7 @@ import structlog
 
 from market_data_core.protocols import Committed
 from market_data_pipeline.consumers.exactly_once import Plan
+from market_data_pipeline.consumers.micro_batcher import EXPIRED, FUTURE, LATE
 from market_data_pipeline.producers.counts import Counts, ProducerObserver
 from market_data_pipeline.streaming.bus import TrimResult
 from market_data_pipeline.telemetry.bounded import SymbolSlots
@@ -21,6 +22,7 @@ RESULTS: Final = ("accepted", "duplicate", "late", "handled", "skipped", "expire
 REASONS: Final = ("poison", "late", "future", "stale", "rejected")
 """Why records are put aside. ``late``: by policy, or by more than the horizon. ``stale``: late for a bar that another
 writer has rewritten. ``rejected``: the database would not take the row."""
+_KINDS: Final = {LATE: "late", EXPIRED: "late", FUTURE: "future"}
 _BARS: Final = "bars_ohlcv"
 
 
@@ -125,9 +127,7 @@ def trimmed(metrics: Metrics) -> Callable[[str, TrimResult], None]:
 
 def kind_of(reason: str) -> str:
     """Which of :data:`REASONS` the sentence of a dead letter is."""
-    if reason.startswith("late"):
-        return "late"
-    return "future" if reason.startswith("src_ts is further ahead") else "poison"
+    return _KINDS.get(reason, "poison")
 
 
 class ProducerMetrics(ProducerObserver):

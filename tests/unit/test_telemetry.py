@@ -23,6 +23,7 @@ from market_data_core.errors import BusUnavailable, ConfigError, StoreUnavailabl
 from market_data_core.events import BarSeries, Signal
 from market_data_core.protocols import Committed
 from market_data_pipeline.consumers.exactly_once import Observer, Plan
+from market_data_pipeline.consumers.micro_batcher import EXPIRED, FUTURE, LATE
 from market_data_pipeline.producers.counts import Counts as ProducerCounts
 from market_data_pipeline.streaming.bus import Bus, GroupPartition, GroupStatus, TopicStatus, TrimResult
 from market_data_pipeline.streaming.memory_bus import MemoryBus
@@ -139,8 +140,7 @@ def test_a_flush_in_numbers() -> None:
     metrics = Metrics(clock=clock)
     observer = MetricsObserver(metrics, "t", 2000)
     letters = [
-        DeadLetter(reason, "t", 0, "1", "", None, b"", 0)
-        for reason in ("late", "late by more than x", "src_ts is further ahead of the clock", "no JSON")
+        DeadLetter(reason, "t", 0, "1", "", None, b"", 0) for reason in (LATE, EXPIRED, FUTURE, "no JSON")
     ]
     committed = Committed(
         bars("A", "B", "A"), [], refused=2, unchanged=3, amended=1, stale=4, rejected=[("bad", "row")]
@@ -304,9 +304,12 @@ def test_the_exporter() -> None:
         health.expect("bus", "store")
         health.beat()
         health.found("bus", None)
-        health.found("store", "away")
+        health.found("store", "away: postgresql://mdp:hunter2@h/mdp")
         code, body, _ = get(port, "/readyz")
-        assert (code, json.loads(body)["checks"]) == (503, {"bus": "ok", "store": "away"})
+        assert (code, json.loads(body)["checks"]) == (
+            503,
+            {"bus": "ok", "store": "away: postgresql://mdp:***@h/mdp"},
+        )
         health.found("store", None)
         assert get(port, "/readyz")[0] == 200
         clock.advance(11 * SECOND)
