@@ -116,7 +116,8 @@ def _bus(settings: Settings) -> Iterator[Finding]:
     async def look() -> tuple[ClusterHealth | None, list[NodeHealth]]:
         server = server_at(url)
         try:
-            return await cluster_of(server), await nodes_of(server)
+            cluster = await cluster_of(server)
+            return cluster, await nodes_of(server, cluster.away if cluster else ())
         finally:
             await server.close()
 
@@ -152,6 +153,9 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
 
 def _cluster(cluster: ClusterHealth, nodes: list[NodeHealth]) -> Finding:
     found = f"{cluster.state}, {cluster.slots_ok} of 16384 slots served by {cluster.masters} masters"
+    if cluster.away:
+        found += f"; away: {', '.join(cluster.away)}"
+        return Finding("redis cluster", "broken", found, "start what is away, or let its replica take over")
     if cluster.state != "ok":
         return Finding("redis cluster", "broken", found, "redis-cli --cluster check, then --cluster fix")
     alone = [node.place for node in nodes if not node.replicas]

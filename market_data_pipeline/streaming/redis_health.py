@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
+from market_data_core.errors import BusUnavailable
 from market_data_pipeline.streaming.redis_wire import RedisServer, Wire, pack
 
 OLDEST: Final = (6, 2)
@@ -51,22 +53,23 @@ class NodeHealth:
 
 @dataclass(frozen=True, slots=True)
 class ClusterHealth:
-    """What a cluster says of itself: ``state`` is ``ok`` or ``fail``."""
+    """What a cluster says of itself: ``state`` is ``ok`` or ``fail``; ``away`` are masters that do not answer."""
 
     state: str
     slots_ok: int
     masters: int
+    away: list[str]
 
 
-async def nodes_of(server: RedisServer) -> list[NodeHealth]:
-    """Every server that has keys: the masters of a cluster, or the one.
+async def nodes_of(server: RedisServer, without: Collection[str] = ()) -> list[NodeHealth]:
+    """Every server that has keys: the masters of a cluster but those in ``without``, or the one.
 
     Raises:
         BusUnavailable, BusError: one of them does not answer, or refuses us.
     """
     await server.settle()
     found = []
-    for place in server.places():
+    for place in (place for place in server.places() if place not in without):
         wire = server.wire_at(place)
         try:
             found.append(await _node(server, wire, place))
@@ -81,15 +84,22 @@ async def cluster_of(server: RedisServer) -> ClusterHealth | None:
         return None
     await server.settle()
     places = server.places()
-    wire = server.wire_at(places[0])
-    try:
-        (text,) = await wire.exchange(pack("CLUSTER", "INFO"))
-    finally:
-        await wire.close()
+    away = []
+    text: Any = None
+    for place in places:
+        wire = server.wire_at(place)
+        try:
+            (text,) = await wire.exchange(pack("CLUSTER", "INFO"))
+        except BusUnavailable:
+            away.append(place)
+        finally:
+            await wire.close()
+    if text is None:
+        raise BusUnavailable(f"no master of Redis at {server.where} answers: check that they run")
     if isinstance(text, ResponseError):
         return None
     about = _pairs(text)
-    return ClusterHealth(about["cluster_state"], int(about["cluster_slots_ok"]), len(places))
+    return ClusterHealth(about["cluster_state"], int(about["cluster_slots_ok"]), len(places), away)
 
 
 async def _node(server: RedisServer, wire: Wire, place: str) -> NodeHealth:

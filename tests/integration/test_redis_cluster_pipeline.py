@@ -99,3 +99,13 @@ def test_status_and_doctor_know_a_cluster(
     nodes = [row for row in findings if row["check"] == "redis"]
     assert [row["state"] for row in nodes] == ["ok"] * 3
     assert {str(row["found"]).rpartition(":")[2] for row in nodes} == {str(n.port) for n in cluster.nodes}
+    # One of them is away: it is named, and the others are looked at all the same.
+    dead = cluster.nodes[1]
+    dead.kill9()
+    findings = mdp(capfd, "doctor")
+    dead.start()
+    cluster.settled()
+    (whole,) = [row for row in findings if row["check"] == "redis cluster"]
+    assert whole["state"] == "broken"
+    assert str(dead.port) in str(whole["found"])
+    assert len([row for row in findings if row["check"] == "redis"]) == 2

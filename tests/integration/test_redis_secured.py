@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from market_data_core.config import RedisBus as Section
+from market_data_core.config_redis import RedisBus as Section
 from market_data_core.errors import BusError, BusUnavailable, ConfigError
 from market_data_core.redact import SecretUrl
 from market_data_pipeline.streaming import redis_wire

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from market_data_core.config import RedisBus
+from market_data_core.config_redis import RedisBus
 from market_data_core.errors import ConfigError
 from market_data_core.redact import SecretUrl
 from market_data_pipeline.streaming.redis_url import SCHEMES, parse
