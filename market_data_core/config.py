@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from market_data_core.config_kafka import KafkaBus
+from market_data_core.config_redis import RedisBus
 from market_data_core.config_section import (
     Column,
     Count,
@@ -23,69 +24,15 @@ from market_data_core.config_section import (
     Number,
     Section,
     Symbol,
-    Topic,
     key,
     section,
 )
 from market_data_core.config_signals import Features, Inference
-from market_data_core.events import KINDS, parse_interval
+from market_data_core.events import KINDS
 from market_data_core.redact import SecretUrl
 
 MAX_OPEN_WINDOWS: Final = 10_000
 """How many windows of one symbol may be open at once because of the allowed lateness."""
-
-
-class RedisBus(Section):
-    uri: SecretUrl = key(
-        SecretUrl(""),
-        "Server, as redis://[user:password@]host:port/db, or rediss:// for TLS. Empty: the embedded Redis.",
-        example="redis://127.0.0.1:6379/0",
-    )
-    stream: Topic = key("mdp.events", "Topic of market events.")
-    signals_stream: Topic = key("mdp.signals", "Topic of signals.")
-    bars_stream: Topic = key("mdp.bars", "Topic of finished and amended bars.")
-    consumer_group: str = key(
-        "mdp-consumers", "Consumer group of the micro-batcher.", min_length=1, max_length=200
-    )
-    partitions: Count = key(1, "Partitions of a topic that does not exist yet.", ge=1, le=1024)
-    retention: Duration = key("1h", "How long records that every group is done with are kept.")
-    max_records: Count = key(
-        5_000_000,
-        "Hard cap of a partition; past it the oldest records go, read or not, and are counted.",
-        unit="records",
-        ge=1000,
-    )
-    lease_ms: Milliseconds = key(
-        10_000, "How long a worker that died keeps its partitions.", unit="ms", ge=1000, le=600_000
-    )
-
-    @field_validator("uri")
-    @classmethod
-    def _scheme(cls, value: SecretUrl) -> SecretUrl:
-        if value and not value.reveal().startswith(("redis://", "rediss://", "unix://")):
-            raise ValueError("must start with redis://, rediss:// or unix://")
-        return value
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        names = {
-            "stream": self.stream,
-            "signals_stream": self.signals_stream,
-            "bars_stream": self.bars_stream,
-        }
-        seen: dict[str, str] = {}
-        for name, topic in names.items():
-            if topic in seen:
-                pair = sorted(
-                    (name, seen[topic]), key=lambda key: topic == type(self).model_fields[key].default
-                )
-                raise KeyProblem(pair[0], f"must not be the same topic as {pair[1]}, which is {topic!r} too")
-            seen[topic] = name
-        return self
-
-    @property
-    def retention_ms(self) -> int:
-        return parse_interval(self.retention) // 1_000_000
 
 
 class BusSettings(Section):

@@ -80,7 +80,7 @@ def bus_url(settings: Settings) -> str:
     if settings.bus.type != "redis":
         return settings.bus.uri.reveal()
     if settings.bus.redis.uri:
-        return settings.bus.redis.uri.reveal()
+        return settings.bus.redis.address.reveal()
     from market_data_pipeline import embedded
 
     return embedded.redis().start()

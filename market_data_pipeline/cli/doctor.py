@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,6 +18,7 @@ from market_data_pipeline.cli import context
 
 if TYPE_CHECKING:
     from market_data_core.config import Settings
+    from market_data_pipeline.streaming.redis_health import ClusterHealth, NodeHealth
 
 app = typer.Typer()
 
@@ -103,54 +103,34 @@ def _bus(settings: Settings) -> Iterator[Finding]:
     if settings.bus.type != "redis":
         yield Finding("bus", "note", f"{settings.bus.type}: nothing of it is checked here")
         return
-    import redis
+    import asyncio
 
     from market_data_core.redact import redact
+    from market_data_pipeline.streaming.redis_cluster import server_at
+    from market_data_pipeline.streaming.redis_health import cluster_of, nodes_of
 
     embedded = not settings.bus.redis.uri
     url = context.bus_url(settings)
     where = "embedded" if embedded else redact(url)
+
+    async def look() -> tuple[ClusterHealth | None, list[NodeHealth]]:
+        server = server_at(url)
+        try:
+            cluster = await cluster_of(server)
+            return cluster, await nodes_of(server, cluster.away if cluster else ())
+        finally:
+            await server.close()
+
     try:
-        client = redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5)
-        info = client.info()
-        begin, wall = time.monotonic_ns(), time.time_ns()
-        seconds, micros = client.time()
-        trip = time.monotonic_ns() - begin
-        fsync = _config(client, "appendfsync")
-        policy = _config(client, "maxmemory-policy")
-        client.close()
-    except (redis.RedisError, ValueError, OSError) as error:
+        cluster, nodes = asyncio.run(look())
+    except MdpError as error:
         fix = "start it, or correct REDIS_URI; or unset REDIS_URI to use the embedded one"
-        yield Finding("redis", "broken", redact(f"{where} cannot be used: {error}"), fix)
+        yield Finding("redis", "broken", str(error), fix if error.retriable else "see the message")
         return
-    version = str(info["redis_version"])
-    old = tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS
-    yield Finding(
-        "redis", "broken" if old else "ok", f"{version}, {where}", "update to 6.2 or later" if old else ""
-    )
-    if not info.get("aof_enabled"):
-        yield Finding(
-            "redis durability", "broken", "appendonly is off: a restart loses events", "set appendonly yes"
-        )
-    elif info.get("aof_last_write_status") == "err":
-        yield Finding("redis durability", "broken", "the append-only file cannot be written", "free its disk")
-    elif fsync == "no":
-        yield Finding(
-            "redis durability", "note", "appendfsync is no", "set appendfsync to always or everysec"
-        )
-    else:
-        lost = {"everysec": ", so a loss of power may take the last second", "always": ""}.get(
-            fsync or "", ""
-        )
-        yield Finding("redis durability", "ok", f"append-only file, fsync {fsync or 'unknown'}{lost}")
-    if policy not in (None, "noeviction"):
-        yield Finding(
-            "redis memory",
-            "broken",
-            f"maxmemory-policy is {policy}, which may remove events unread",
-            "set noeviction",
-        )
-    yield _skew("redis clock", (int(seconds) * 1_000_000 + int(micros)) * 1000 - (wall + trip // 2), trip)
+    if cluster is not None:
+        yield _cluster(cluster, nodes)
+    for node in nodes:
+        yield from _redis(node, node.place or where)
     overcommit = Path("/proc/sys/vm/overcommit_memory")
     if embedded and overcommit.exists() and overcommit.read_text(encoding="ascii").strip() == "0":
         fix = "sysctl vm.overcommit_memory=1"
@@ -171,16 +151,54 @@ def _kafka(settings: Settings) -> Iterator[Finding]:
     yield Finding("kafka durability", "note" if lossy else "ok", facts["durability"], fix)
 
 
-def _config(client: object, name: str) -> str | None:
-    """A setting of the server; None where a provider has switched CONFIG off."""
-    import redis
+def _cluster(cluster: ClusterHealth, nodes: list[NodeHealth]) -> Finding:
+    found = f"{cluster.state}, {cluster.slots_ok} of 16384 slots served by {cluster.masters} masters"
+    if cluster.away:
+        found += f"; away: {', '.join(cluster.away)}"
+        return Finding("redis cluster", "broken", found, "start what is away, or let its replica take over")
+    if cluster.state != "ok":
+        return Finding("redis cluster", "broken", found, "redis-cli --cluster check, then --cluster fix")
+    alone = [node.place for node in nodes if not node.replicas]
+    if alone:
+        found += f"; without a replica: {', '.join(alone)}"
+        return Finding(
+            "redis cluster", "note", found, "add a replica, or its partitions wait for its restart"
+        )
+    return Finding("redis cluster", "ok", found)
 
-    assert isinstance(client, redis.Redis)  # noqa: S101
-    try:
-        found = client.config_get(name)
-    except redis.ResponseError:
-        return None
-    return str(found[name]) if isinstance(found, dict) and name in found else None
+
+def _redis(node: NodeHealth, where: str) -> Iterator[Finding]:
+    """What is to be said of one server."""
+    old = node.number < OLDEST_REDIS
+    yield Finding(
+        "redis",
+        "broken" if old else "ok",
+        f"{node.version}, {where}",
+        "update to 6.2 or later" if old else "",
+    )
+    if not node.aof:
+        yield Finding(
+            "redis durability", "broken", "appendonly is off: a restart loses events", "set appendonly yes"
+        )
+    elif node.aof_failing:
+        yield Finding("redis durability", "broken", "the append-only file cannot be written", "free its disk")
+    elif node.fsync == "no":
+        yield Finding(
+            "redis durability", "note", "appendfsync is no", "set appendfsync to always or everysec"
+        )
+    else:
+        lost = {"everysec": ", so a loss of power may take the last second", "always": ""}.get(
+            node.fsync or "", ""
+        )
+        yield Finding("redis durability", "ok", f"append-only file, fsync {node.fsync or 'unknown'}{lost}")
+    if node.eviction not in (None, "noeviction"):
+        yield Finding(
+            "redis memory",
+            "broken",
+            f"maxmemory-policy is {node.eviction}, which may remove events unread",
+            "set noeviction",
+        )
+    yield _skew("redis clock", node.clock_ns, node.round_trip_ns)
 
 
 def _store(settings: Settings) -> Iterator[Finding]:

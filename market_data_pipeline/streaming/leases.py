@@ -18,11 +18,12 @@ from typing import Final
 
 import structlog
 from redis.asyncio.lock import Lock
-from redis.exceptions import LockError, RedisError
+from redis.exceptions import LockError
 
 from market_data_core.clock import Clock
 from market_data_core.errors import BusError, BusUnavailable
 from market_data_pipeline.streaming.partitions import preference, quota
+from market_data_pipeline.streaming.redis_errors import FAILURES
 from market_data_pipeline.streaming.redis_topics import lease_key, members_key
 from market_data_pipeline.streaming.redis_wire import RedisServer
 
@@ -172,15 +173,20 @@ class Leases:
     async def _turn_once(self) -> None:
         with self._server.translated():
             async with self._turn, asyncio.timeout(self._lease_ms / 2000):
+                await self._server.settle()
+                # First, and whatever becomes of the rest: of a cluster only the one node may be away that has
+                # the members. What is owned elsewhere is kept.
+                failed = await self._renew()
                 beat = await self._beat(keys=[self._members_key], args=[self._me, self._lease_ms])
-                members = [str(name, "utf-8") for name in beat]
-                await self._renew()
-                await self._balance(members)
+                await self._balance([str(name, "utf-8") for name in beat])
+                if failed is not None:
+                    raise failed
 
-    async def _renew(self) -> None:
+    async def _renew(self) -> BaseException | None:
+        """Renew what is due; the first error, after everything was tried."""
         now = self._clock.monotonic()
         due = [p for p, held in self._held.items() if now >= held.renew_at]
-        await self._each(self._extend, due)
+        return await self._each(self._extend, due)
 
     async def _extend(self, partition: int) -> None:
         held = self._held.get(partition)
@@ -234,7 +240,9 @@ class Leases:
                 await self._give_back(lock)
                 owners[partition] = None
         free = [p for p, owner in owners.items() if owner is None]
-        await self._each(self._try, free[:wanted])
+        failed = await self._each(self._try, free[:wanted])
+        if failed is not None:
+            raise failed
 
     async def _try(self, partition: int) -> None:
         lock = self._lock(partition)
@@ -258,7 +266,7 @@ class Leases:
             await lock.release()
         except LockError:
             return  # It expired: somebody else may have it, and that is what giving back is for.
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             # It expires by itself.
             log.warning("lease_not_released", lease=str(lock.name), error=str(self._server.explain(error)))
 
@@ -269,9 +277,12 @@ class Leases:
         self.changed.set()
         log.warning("lease_lost", lease=self._lease_keys[partition], why=why)
 
-    async def _each(self, do: Callable[[int], Awaitable[None]], partitions: list[int]) -> None:
+    async def _each(
+        self, do: Callable[[int], Awaitable[None]], partitions: list[int]
+    ) -> BaseException | None:
+        failed: list[BaseException] = []
         for start in range(0, len(partitions), _AT_ONCE):
             some = partitions[start : start + _AT_ONCE]
-            for result in await asyncio.gather(*(do(p) for p in some), return_exceptions=True):
-                if isinstance(result, BaseException):
-                    raise result
+            results = await asyncio.gather(*(do(p) for p in some), return_exceptions=True)
+            failed += [result for result in results if isinstance(result, BaseException)]
+        return failed[0] if failed else None

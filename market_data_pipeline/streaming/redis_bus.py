@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -21,28 +20,36 @@ from market_data_pipeline.streaming.bus import (
     TrimResult,
 )
 from market_data_pipeline.streaming.partitions import check_topic, grouped, stream_of
+from market_data_pipeline.streaming.redis_cluster import Remap, server_at
 from market_data_pipeline.streaming.redis_consumer import RedisConsumer
 from market_data_pipeline.streaming.redis_entries import format_id, parse_id, stored
+from market_data_pipeline.streaming.redis_health import OLDEST, nodes_of
 from market_data_pipeline.streaming.redis_status import RedisStatus
 from market_data_pipeline.streaming.redis_topics import Topics, stream_names
 from market_data_pipeline.streaming.redis_trim import RedisTrim
-from market_data_pipeline.streaming.redis_wire import RedisServer, pack
+from market_data_pipeline.streaming.redis_wire import Reply, pack
 
 PUBLISH_RECORDS: Final = 2000
 PUBLISH_BYTES: Final = 4 << 20
 """Bounds of what is sent before its replies are awaited."""
-OLDEST: Final = (6, 2)
+REPLICATION_MS: Final = 2000
+"""How long replicas may take to have what was published, where they must."""
 
 log = structlog.get_logger(__name__)
 
 
 class RedisBus(Bus):
-    """See :class:`Bus`. ``uri``: ``redis://[user:password@]host:port/db``, ``rediss://`` or ``unix://``."""
+    """See :class:`Bus`. ``uri``: one of :mod:`redis_url`'s forms, for a server, a cluster or Sentinels.
+
+    ``remap`` is for a cluster whose nodes are reached at other addresses than those they give of themselves.
+    """
 
     name = "redis"
 
-    def __init__(self, uri: str | SecretUrl, *, clock: Clock | None = None) -> None:
-        self._server = RedisServer(uri.reveal() if isinstance(uri, SecretUrl) else uri)
+    def __init__(
+        self, uri: str | SecretUrl, *, clock: Clock | None = None, remap: Remap | None = None
+    ) -> None:
+        self._server = server_at(uri.reveal() if isinstance(uri, SecretUrl) else uri, remap)
         self._clock = clock or SystemClock()
         self._topics = Topics(self._server)
         self._publishing = self._server.wire()
@@ -62,8 +69,10 @@ class RedisBus(Bus):
         count = await self._topics.existing(topic)
         try:
             for part, some in grouped(records, count, partition).items():
-                for commands in _additions(stream_of(topic, part, count), some):
-                    self._server.check(await self._publishing.exchange(*commands))
+                stream = stream_of(topic, part, count)
+                for commands in _additions(stream, some):
+                    self._server.check(await self._publishing.exchange(*commands, key=stream))
+                await self._replicated(stream)
         except BusUnavailable:
             # It may come back without its data.
             self._doubtful.add(topic)
@@ -86,30 +95,23 @@ class RedisBus(Bus):
     async def read(self, topic: str, partition: int, start: Offset | None, limit: int) -> list[StoredRecord]:
         stream = await self._stream(topic, partition)
         first = "-" if start is None or start <= 0 else format_id(start)
-        replies = await self._reading.exchange(pack("XRANGE", stream, first, "+", "COUNT", limit))
-        self._server.check(replies)
-        return stored(replies[0])
+        return stored(await self._ask(stream, "XRANGE", first, "+", "COUNT", limit))
 
     async def newest(self, topic: str, partition: int, limit: int) -> list[StoredRecord]:
         stream = await self._stream(topic, partition)
-        replies = await self._reading.exchange(pack("XREVRANGE", stream, "+", "-", "COUNT", limit))
-        self._server.check(replies)
-        return stored(reversed(replies[0]))
+        return stored(reversed(await self._ask(stream, "XREVRANGE", "+", "-", "COUNT", limit)))
 
     async def end_offset(self, topic: str, partition: int) -> Offset | None:
         stream = await self._stream(topic, partition)
-        replies = await self._reading.exchange(pack("XREVRANGE", stream, "+", "-", "COUNT", 1))
-        self._server.check(replies)
-        return parse_id(replies[0][0][0]) if replies[0] else None
+        newest = await self._ask(stream, "XREVRANGE", "+", "-", "COUNT", 1)
+        return parse_id(newest[0][0]) if newest else None
 
     async def delete(self, topic: str, partition: int, offsets: Sequence[Offset]) -> int:
         stream = await self._stream(topic, partition)
         removed = 0
         for i in range(0, len(offsets), PUBLISH_RECORDS):
             ids = map(format_id, offsets[i : i + PUBLISH_RECORDS])
-            replies = await self._reading.exchange(pack("XDEL", stream, *ids))
-            self._server.check(replies)
-            removed += replies[0]
+            removed += await self._ask(stream, "XDEL", *ids)
         return removed
 
     async def status(self, topics: Sequence[str] | None = None) -> list[TopicStatus]:
@@ -144,31 +146,40 @@ class RedisBus(Bus):
             BusUnavailable: it does not answer.
             BusError: it refuses us, or is older than 6.2.
         """
-        with self._server.translated():
-            about = await self._server.client.info("server") | await self._server.client.info("persistence")
-        version = str(about["redis_version"])
-        if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
-            raise BusError(f"Redis at {self._server.where} is {version}: 6.2 or newer is needed")
-        if not about.get("aof_enabled"):
-            durability = "no append-only file: what was written last is lost when the server dies"
-        else:
-            policy = await self._fsync()
-            durability = f"append-only file, fsync {policy}"
-            if policy != "always":
-                # Also by a kill -9: while a sync runs, Redis puts off writing the file at all.
-                durability += ": what was written last can be lost when the server dies"
-        return {"server": f"Redis {version}", "where": self._server.where, "durability": durability}
+        nodes = await nodes_of(self._server)
+        oldest = min(nodes, key=lambda node: node.number)
+        if oldest.number < OLDEST:
+            raise BusError(f"Redis at {self._server.where} is {oldest.version}: 6.2 or newer is needed")
+        size = f", cluster of {len(nodes)} masters" if self._server.clustered else ""
+        weakest = min(nodes, key=lambda node: node.safety)
+        return {
+            "server": f"Redis {oldest.version}{size}",
+            "where": self._server.where,
+            "durability": weakest.durability,
+        }
 
     async def close(self) -> None:
         await self._publishing.close()
         await self._reading.close()
         await self._server.close()
 
-    async def _fsync(self) -> str:
-        replies = await self._reading.exchange(pack("CONFIG", "GET", "appendfsync"))
-        # Hosted servers keep CONFIG to themselves.
-        hidden = not isinstance(replies[0], list) or len(replies[0]) != 2
-        return "policy not shown" if hidden else replies[0][1].decode()
+    async def _ask(self, stream: str, command: str, *rest: str | int) -> Reply:
+        replies = await self._reading.exchange(pack(command, stream, *rest), key=stream)
+        self._server.check(replies)
+        return replies[0]
+
+    async def _replicated(self, stream: str) -> None:
+        """Wait until as many replicas have what was written as the URL asks for."""
+        wanted = self._server.url.sync_replicas
+        if not wanted:
+            return
+        replies = await self._publishing.exchange(pack("WAIT", wanted, REPLICATION_MS), key=stream)
+        self._server.check(replies)
+        if replies[0] < wanted:
+            raise BusUnavailable(
+                f"Redis at {self._server.where} has {replies[0]} of {wanted} replicas in step: "
+                "look at its replicas, or lower bus.redis.sync_replicas"
+            )
 
     async def _stream(self, topic: str, partition: int) -> str:
         count = await self._topics.existing(topic)

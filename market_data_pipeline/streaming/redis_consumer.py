@@ -11,16 +11,15 @@ read here and the first one just read, or nothing was read although the group wa
 here, the partition is read again from there as a range. What is delivered never has a gap, whatever the
 other consumers of the group do.
 
-One read is always under way while the caller works on the one before.
+One read is always under way while the caller works on the one before; on a cluster one at each node that has
+a partition, since no command may touch more than one slot there.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
-from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import structlog
@@ -29,10 +28,12 @@ from market_data_core.clock import Clock
 from market_data_core.errors import BusError
 from market_data_pipeline.streaming.bus import Consumer, Delivery, Offset, Poll
 from market_data_pipeline.streaming.leases import Leases
-from market_data_pipeline.streaming.redis_entries import Offsets, columns, format_id, parse_id
+from market_data_pipeline.streaming.redis_cluster import redirects
+from market_data_pipeline.streaming.redis_entries import format_id
 from market_data_pipeline.streaming.redis_group import RedisGroup, last_delivered, missing
+from market_data_pipeline.streaming.redis_partition import Partition
 from market_data_pipeline.streaming.redis_topics import Topics, stream_names
-from market_data_pipeline.streaming.redis_wire import RedisServer, Reply, pack
+from market_data_pipeline.streaming.redis_wire import RedisServer, Reply, Wire, pack
 
 LONGEST_BLOCK_MS: Final = 200
 """How long one read waits for entries: also how long a hand-over may wait for a read under way."""
@@ -40,78 +41,32 @@ READ_BYTES: Final = 4 << 20
 """What one read should bring at most, judged by the size of the entries before: frames can be large. Also how long the
 caller is busy with it, and so how long leases and commits wait for their turn: 0.1 s or so."""
 _FIRST_COUNT: Final = 64
+_SHORTEST_BLOCK_MS: Final = 10
+"""How long a node of a cluster waits for entries of one of several partitions, before it looks at all again."""
 
 log = structlog.get_logger(__name__)
 
 
-@dataclass(slots=True, eq=False)
-class _Partition:
-    """``cursor``: the last offset that was read and found to follow the one before. ``goal``: the last one to
-    be read as a range; past it, new entries are read. A read asked for in an older ``generation`` is void."""
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One command of a read: a range of one partition, or the new entries of some."""
 
-    number: int
-    stream: str
-    cursor: Offset = -1
-    goal: Offset = -1
-    sought: bool = False
-    paused: bool = False
-    revoking: bool = False
-    generation: int = 0
-    entry_bytes: float = 0.0
-    ready: deque[tuple[Delivery, list[bytes]]] = field(default_factory=deque)
-    unacked: list[list[bytes]] = field(default_factory=list)
-    kept: Offset | None = None
-
-    @property
-    def readable(self) -> bool:
-        return self.sought and not self.paused and not self.revoking
-
-    @property
-    def after(self) -> str:
-        """Where a range read goes on."""
-        return f"({format_id(self.cursor)}" if self.cursor >= 0 else "-"
-
-    def follow(self, entries: Sequence[Any], *, new: bool, short: bool, began: int) -> None:
-        """Make ready what comes next: new entries, or those of a range; ``short`` when there are no more."""
-        ids, values, lanes = columns(entries)
-        if new and parse_id(ids[0]) <= self.cursor:
-            # Somebody moved the group back (XGROUP SETID). What was read is not delivered again here.
-            again = bisect_right(Offsets(ids), self.cursor)
-            self.unacked.append(ids[:again])
-            ids, values, lanes = ids[again:], values[again:], lanes and lanes[again:]
-        if ids:
-            self.cursor = parse_id(ids[-1])
-            self.entry_bytes = max(sum(map(len, values)) / len(values), self.entry_bytes / 2, 1.0)
-            delivery = Delivery(self.number, Offsets(ids), values, lanes, new and short, began)
-            # What is pending of a range was claimed when the range was set.
-            self.ready.append((delivery, ids if new else []))
-        if short and not new:
-            self.cursor = self.goal
-
-    def due(self, through: Offset) -> tuple[list[bytes], list[list[bytes]]]:
-        """Ids to acknowledge up to ``through``, and what of ``unacked`` stays."""
-        ids: list[bytes] = []
-        rest = []
-        for chunk in self.unacked:
-            cut = len(chunk) if parse_id(chunk[-1]) <= through else bisect_right(Offsets(chunk), through)
-            ids += chunk[:cut]
-            if cut < len(chunk):
-                rest.append(chunk[cut:])
-        return ids, rest
+    partitions: list[Partition]
+    command: bytes
+    new: bool
 
 
 @dataclass(slots=True, eq=False)
 class _Round:
-    """One read under way: ranges first, then the new entries of all other partitions by one command."""
+    """One read under way at one server."""
 
-    ranged: list[_Partition]
-    live: list[_Partition]
+    asks: list[_Ask]
     count: int
     began: int
-    generations: dict[_Partition, int]
+    generations: dict[Partition, int]
     task: asyncio.Task[list[Reply]]
 
-    def valid(self, partition: _Partition) -> bool:
+    def valid(self, partition: Partition) -> bool:
         """Whether nobody sought, released or lost it since it was asked for."""
         return self.generations[partition] == partition.generation
 
@@ -137,13 +92,14 @@ class RedisConsumer(Consumer):
         self._max_records = max_records
         self._lease_ms = lease_ms
         self._clock = clock
-        self._reader = server.wire()
+        self._readers: dict[str, Wire] = {}
         self._acking = asyncio.Lock()
         self._leases: Leases | None = None
         self._changed: asyncio.Task[bool] | None = None
-        self._owned: dict[int, _Partition] = {}
+        self._owned: dict[int, Partition] = {}
         self._streams: list[str] = []
-        self._round: _Round | None = None
+        self._rounds: dict[str, _Round] = {}
+        self._quiet: dict[str, int] = {}
 
     async def poll(self, timeout: float) -> Poll:
         leases = self._leases or await self._join()
@@ -156,10 +112,7 @@ class RedisConsumer(Consumer):
             out = self._ownership(leases)
             if not (out.assigned or out.revoking or out.lost):
                 leases.check()
-                if self._round is not None and self._round.task.done():
-                    await self._harvest(self._round, idle, block_ms)
-                if self._round is None:
-                    await self._start((), self._vacant(), block_ms)
+                await self._read_on(idle, block_ms)
             out.deliveries = self._take(leases.held)
             left = deadline - loop.time()
             if out.deliveries or out.assigned or out.revoking or out.lost or left <= 0:
@@ -215,15 +168,15 @@ class RedisConsumer(Consumer):
 
     async def close(self) -> None:
         tasks: list[asyncio.Task[Any]] = [] if self._changed is None else [self._changed]
-        if self._round is not None:
-            tasks.append(self._round.task)
+        tasks += [under_way.task for under_way in self._rounds.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._reader.close()
+        for reader in self._readers.values():
+            await reader.close()
         owned, self._owned = self._owned, {}
         leases, self._leases = self._leases, None
-        self._round = self._changed = None
+        self._rounds, self._changed = {}, None
         if leases is not None:
             try:
                 await self._group.leave(p.stream for p in owned.values())
@@ -256,23 +209,36 @@ class RedisConsumer(Consumer):
         for number in lost:
             self._owned.pop(number).generation += 1
         for number in assigned:
-            self._owned[number] = _Partition(number, self._streams[number])
+            self._owned[number] = Partition(number, self._streams[number])
         for number in revoking:
             self._owned[number].revoking = True
         return Poll(assigned, revoking, lost)
 
     async def _wait(self, leases: Leases, seconds: float) -> None:
-        """Until the read under way has ended, ownership has changed, or a lease ran out."""
+        """Until a read under way has ended, ownership has changed, or a lease ran out."""
         if self._changed is None or self._changed.done():
             self._changed = asyncio.create_task(leases.changed.wait())
         waiters: set[asyncio.Task[Any]] = {self._changed}
-        if self._round is not None:
-            waiters.add(self._round.task)
+        waiters.update(under_way.task for under_way in self._rounds.values())
         seconds = min(seconds, leases.seconds_left())
         await asyncio.wait(waiters, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
 
-    def _vacant(self) -> list[_Partition]:
-        return [p for p in self._owned.values() if p.readable and not p.ready]
+    async def _read_on(self, idle: dict[int, int], block_ms: int) -> None:
+        """Take what reads have brought, and have one under way at every server that has something to read."""
+        await self._server.settle()
+        for place in [place for place, under_way in self._rounds.items() if under_way.task.done()]:
+            await self._harvest(place, idle, block_ms)
+        for place in {self._server.place(p.stream) for p in self._vacant()} - self._rounds.keys():
+            await self._start(place, (), self._vacant(place), block_ms)
+
+    def _vacant(self, place: str | None = None) -> list[Partition]:
+        """What can be read next, at one server or at all: not what a read under way is about already."""
+        busy = {p for under_way in self._rounds.values() for p in under_way.generations}
+        return [
+            p
+            for p in self._owned.values()
+            if p.readable and not p.ready and p not in busy and place in (None, self._server.place(p.stream))
+        ]
 
     def _take(self, held: set[int]) -> list[Delivery]:
         """One batch of each partition that has one."""
@@ -286,30 +252,62 @@ class RedisConsumer(Consumer):
         return out
 
     async def _start(
-        self, checks: Sequence[bytes], partitions: list[_Partition], block_ms: int
+        self, place: str, checks: Sequence[tuple[str, bytes]], partitions: list[Partition], block_ms: int
     ) -> list[Reply]:
-        """Begin to read ``partitions``, after ``checks``, whose replies are returned."""
-        ranged = [p for p in partitions if p.cursor < p.goal]
-        live = [p for p in partitions if p.cursor >= p.goal]
+        """Begin to read ``partitions``, after ``checks`` of streams, whose replies are returned."""
         count = self._count(partitions)
-        commands = [pack("XRANGE", p.stream, p.after, format_id(p.goal), "COUNT", count) for p in ranged]
-        if live:
-            block = ("BLOCK", block_ms) if block_ms > 0 and not ranged else ()
-            head = ("XREADGROUP", "GROUP", self._group.name, self._group.member, "COUNT", count, *block)
-            commands.append(pack(*head, "STREAMS", *(p.stream for p in live), *(">" for _ in live)))
-        if not commands and not checks:
+        asks = self._asks(place, partitions, count, block_ms)
+        if not asks and not checks:
             return []
         began = self._clock.monotonic()
-        await self._reader.send([*checks, *commands])
-        replies = await self._reader.receive(len(checks))
-        if commands:
-            reading = self._reader.receive(len(commands), extra=block_ms / 1000)
+        if place not in self._readers:
+            self._readers[place] = self._server.wire_at(place)
+        reader = self._readers[place]
+        await reader.send([*(command for _, command in checks), *(ask.command for ask in asks)])
+        replies = await reader.receive(len(checks))
+        if asks:
+            reading = self._receive(reader, asks, block_ms)
             task = asyncio.create_task(reading, name=f"read {self._group.topic}")
-            generations = {p: p.generation for p in partitions}
-            self._round = _Round(ranged, live, count, began, generations, task)
+            self._rounds[place] = _Round(asks, count, began, {p: p.generation for p in partitions}, task)
+        return await self._followed(checks, replies)
+
+    def _asks(self, place: str, partitions: list[Partition], count: int, block_ms: int) -> list[_Ask]:
+        asks = [
+            _Ask([p], pack("XRANGE", p.stream, p.after, format_id(p.goal), "COUNT", count), new=False)
+            for p in partitions
+            if p.cursor < p.goal
+        ]
+        live = [p for p in partitions if p.cursor >= p.goal]
+        if asks or block_ms <= 0:
+            block_ms = 0
+        if live and not self._server.clustered:
+            return [*asks, self._new(live, count, block_ms)]
+        # One command a slot. Only the first can wait, or it would keep the others from being read: each in its
+        # turn, when there was nothing the last time, and the shorter the fewer there are.
+        if len(live) > 1:
+            turn = self._quiet.get(place, 0)
+            live = live[turn % len(live) :] + live[: turn % len(live)]
+            block_ms = min(block_ms, max(_SHORTEST_BLOCK_MS, len(live))) if turn else 0
+        return asks + [self._new([p], count, block_ms if p is live[0] else 0) for p in live]
+
+    def _new(self, partitions: list[Partition], count: int, block_ms: int) -> _Ask:
+        block = ("BLOCK", block_ms) if block_ms > 0 else ()
+        head = ("XREADGROUP", "GROUP", self._group.name, self._group.member, "COUNT", count, *block)
+        command = pack(*head, "STREAMS", *(p.stream for p in partitions), *(">" for _ in partitions))
+        return _Ask(partitions, command, new=True)
+
+    async def _receive(self, reader: Wire, asks: list[_Ask], block_ms: int) -> list[Reply]:
+        replies = await reader.receive(len(asks), extra=block_ms / 1000)
+        return await self._followed([(ask.partitions[0].stream, ask.command) for ask in asks], replies)
+
+    async def _followed(self, asked: Sequence[tuple[str, bytes]], replies: list[Reply]) -> list[Reply]:
+        """``replies``, and where one says that the stream is at another node, what that one answers."""
+        for i, (stream, command) in enumerate(asked):
+            if redirects(replies[i]):
+                replies[i] = await self._group.ask(stream, command)
         return replies
 
-    def _count(self, partitions: Iterable[_Partition]) -> int:
+    def _count(self, partitions: Iterable[Partition]) -> int:
         """How many entries of each partition to ask for, so that frames too come in bounded pieces."""
         sizes = [p.entry_bytes for p in partitions]
         largest = max(sizes, default=0.0)
@@ -318,23 +316,30 @@ class RedisConsumer(Consumer):
         expected = sum(size or largest for size in sizes)
         return max(1, min(self._max_records, int(READ_BYTES / expected)))
 
-    async def _harvest(self, done: _Round, idle: dict[int, int], block_ms: int) -> None:
+    async def _harvest(self, place: str, idle: dict[int, int], block_ms: int) -> None:
         """Check what a read brought, begin the next one, and make ready what followed without a gap."""
-        self._round = None
-        replies = await done.task
-        if any(missing(reply) for reply in replies):
-            for p in filter(done.valid, done.live + done.ranged):
-                await self._rewind(p, p.cursor)
-            return
-        self._server.check(replies)
-        vacant = self._vacant()
-        for p, entries in zip(done.ranged, replies, strict=False):
-            if done.valid(p):
-                p.follow(entries, new=False, short=len(entries) < done.count, began=done.began)
-        found = {bytes(stream): entries for stream, entries in (replies[-1] or ())} if done.live else {}
-        live = [(p, found.get(p.stream.encode())) for p in filter(done.valid, done.live)]
-        checks = [_check(p, entries) for p, entries in live]
-        verdicts = await self._start(checks, vacant, block_ms)
+        done = self._rounds.pop(place)
+        answers = list(zip(done.asks, await done.task, strict=True))
+        self._server.check(reply for _, reply in answers if not missing(reply))
+        for ask, reply in answers:
+            if missing(reply):
+                for p in filter(done.valid, ask.partitions):
+                    await self._rewind(p, p.cursor)
+        vacant = self._vacant(place)
+        live: list[tuple[Partition, Any]] = []
+        for ask, reply in answers:
+            if missing(reply):
+                continue
+            if ask.new:
+                found = {bytes(stream): entries for stream, entries in reply or ()}
+                live += [(p, found.get(p.stream.encode())) for p in filter(done.valid, ask.partitions)]
+                continue
+            for p in filter(done.valid, ask.partitions):
+                p.follow(reply, new=False, short=len(reply) < done.count, began=done.began)
+        anything = any(entries for _, entries in live)
+        self._quiet[place] = 0 if anything else self._quiet.get(place, 0) + 1
+        checks = [(p.stream, p.check(entries)) for p, entries in live]
+        verdicts = await self._start(place, checks, vacant, block_ms)
         for (p, entries), verdict in zip(live, verdicts, strict=True):
             if not done.valid(p):
                 continue
@@ -345,7 +350,7 @@ class RedisConsumer(Consumer):
             else:
                 idle[p.number] = done.began
 
-    def _gap(self, p: _Partition, entries: Sequence[Any] | None, verdict: Reply) -> bool:
+    def _gap(self, p: Partition, entries: Sequence[Any] | None, verdict: Reply) -> bool:
         """Whether there is something between the cursor and ``entries``, by the answer to :func:`_check`."""
         if missing(verdict):
             return True
@@ -357,12 +362,13 @@ class RedisConsumer(Consumer):
             log.info("gap_healed", stream=p.stream, group=self._group.name, after=p.after)
         return bool(verdict)
 
-    async def _settled(self, p: _Partition) -> None:
+    async def _settled(self, p: Partition) -> None:
         """Wait until no read that includes ``p`` is under way."""
-        if self._round is not None and p in self._round.generations:
-            await asyncio.wait({self._round.task})
+        under_way = {r.task for r in self._rounds.values() if p in r.generations}
+        if under_way:
+            await asyncio.wait(under_way)
 
-    async def _rewind(self, p: _Partition, cursor: Offset, *, claim_from: Offset | None = None) -> None:
+    async def _rewind(self, p: Partition, cursor: Offset, *, claim_from: Offset | None = None) -> None:
         """Read ``p`` again after ``cursor``: as a range up to what the group was handed, then what is new.
 
         What is pending from there on becomes this member's, to be acknowledged when it was delivered.
@@ -379,10 +385,3 @@ class RedisConsumer(Consumer):
         if p.generation == mine:
             p.unacked += chunks
             p.cursor, p.goal = cursor, handed
-
-
-def _check(p: _Partition, entries: Sequence[Any] | None) -> bytes:
-    """The question whether there is something between the cursor and ``entries``, or past it if there are none."""
-    if entries is None:
-        return pack("XINFO", "GROUPS", p.stream)
-    return pack("XRANGE", p.stream, p.after, b"(" + entries[0][0], "COUNT", 1)

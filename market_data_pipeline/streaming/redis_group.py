@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 import structlog
@@ -44,9 +45,16 @@ class RedisGroup:
 
     async def create(self, streams: Iterable[str]) -> None:
         """Make sure that ``streams`` and the group on each of them exist; a new group starts at the first entry."""
-        commands = [pack("XGROUP", "CREATE", s, self.name, "0", "MKSTREAM") for s in streams]
-        replies = await self._wire.exchange(*commands)
-        self._server.check(r for r in replies if not str(r).startswith("BUSYGROUP"))
+        await self._server.settle()
+        for _, some in groupby(sorted(streams, key=self._server.place), self._server.place):
+            together = list(some)
+            commands = [pack("XGROUP", "CREATE", s, self.name, "0", "MKSTREAM") for s in together]
+            replies = await self._wire.exchange(*commands, key=together[0])
+            self._server.check(r for r in replies if not str(r).startswith("BUSYGROUP"))
+
+    async def ask(self, stream: str, command: bytes) -> Reply:
+        """What a command about ``stream`` is answered, wherever the stream is by now."""
+        return (await self._wire.exchange(command, key=stream))[0]
 
     async def look(self, stream: str) -> tuple[Offset, Offset]:
         """The last offset that ``stream`` gave and the last one that the group was handed of it.
@@ -55,7 +63,7 @@ class RedisGroup:
         """
         commands = pack("XINFO", "STREAM", stream), pack("XINFO", "GROUPS", stream)
         for _ in range(2):
-            about, groups = await self._wire.exchange(*commands)
+            about, groups = await self._wire.exchange(*commands, key=stream)
             handed = None if missing(groups) else last_delivered(groups, self.name)
             if handed is not None:
                 self._server.check([about])
@@ -75,7 +83,7 @@ class RedisGroup:
                 "position_past_stream", stream=stream, position=format_id(position), end=format_id(end)
             )
             commands.insert(0, pack("XSETID", stream, format_id(position)))
-        self._server.check(await self._wire.exchange(*commands))
+        self._server.check(await self._wire.exchange(*commands, key=stream))
 
     async def claim(self, stream: str, start: Offset) -> list[list[bytes]]:
         """Make every entry from ``start`` on that is pending this member's; their ids, ascending, in chunks."""
@@ -83,9 +91,9 @@ class RedisGroup:
         cursor = format_id(start)
         head = ("XAUTOCLAIM", stream, self.name, self.member, 0)
         while True:
-            replies = await self._wire.exchange(pack(*head, cursor, "COUNT", _CLAIM_COUNT, "JUSTID"))
-            self._server.check(replies)
-            following, ids = replies[0][:2]
+            reply = await self.ask(stream, pack(*head, cursor, "COUNT", _CLAIM_COUNT, "JUSTID"))
+            self._server.check([reply])
+            following, ids = reply[:2]
             if ids:
                 chunks.append(ids)
             if following == b"0-0":
@@ -101,7 +109,7 @@ class RedisGroup:
         starts = range(0, len(ids), _ACK_COUNT)
         commands += [pack("XACK", stream, self.name, *ids[i : i + _ACK_COUNT]) for i in starts]
         if commands:
-            self._server.check(await self._wire.exchange(*commands))
+            self._server.check(await self._wire.exchange(*commands, key=stream))
 
     async def forget_absent(self, stream: str, absent_ms: int) -> None:
         """Take members that have not been seen for so long, and have nothing pending, out of the group."""

@@ -29,42 +29,41 @@ class RedisStatus:
 
     async def topic(self, topic: str, partitions: int) -> TopicStatus:
         """Topic, groups, owners, lag and what is pending; all zero for a topic that does not exist."""
-        now = await self._now()
         records = 0
         groups: defaultdict[str, list[GroupPartition]] = defaultdict(list)
         for number, stream in enumerate(stream_names(topic, partitions)):
-            length, found = await self._wire.exchange(pack("XLEN", stream), pack("XINFO", "GROUPS", stream))
+            commands = pack("XLEN", stream), pack("XINFO", "GROUPS", stream), pack("TIME")
+            length, found, time = await self._wire.exchange(*commands, key=stream)
             if missing(found):
                 continue  # Nobody has published or joined yet.
-            self._server.check([length, found])
+            self._server.check([length, found, time])
+            now = _ms(time)
             records += length
             for about in map(pairs, found):
                 part = await self._partition(number, stream, about, now)
                 groups[about[b"name"].decode()].append(part)
         statuses = [
-            GroupStatus(name, await self._members(topic, name, now), parts)
+            GroupStatus(name, await self._members(topic, name), parts)
             for name, parts in sorted(groups.items())
         ]
         return TopicStatus(topic, partitions, records, statuses)
 
-    async def _now(self) -> int:
-        """The server's time in ms, in which entry ids and members' beats are."""
-        seconds, micros = (await self._ask(pack("TIME")))[0]
-        return int(seconds) * 1000 + int(micros) // 1000
-
-    async def _ask(self, *commands: bytes) -> list[Reply]:
-        replies = await self._wire.exchange(*commands)
+    async def _ask(self, key: str, *commands: bytes) -> list[Reply]:
+        replies = await self._wire.exchange(*commands, key=key)
         self._server.check(replies)
         return replies
 
-    async def _members(self, topic: str, group: str, now: int) -> list[str]:
+    async def _members(self, topic: str, group: str) -> list[str]:
         key = members_key(topic, group)
-        return sorted(map(owner_of, (await self._ask(pack("ZRANGEBYSCORE", key, f"({now}", "+inf")))[0]))
+        now = _ms((await self._ask(key, pack("TIME")))[0])
+        (found,) = await self._ask(key, pack("ZRANGEBYSCORE", key, f"({now}", "+inf"))
+        return sorted(map(owner_of, found))
 
     async def _partition(self, number: int, stream: str, about: dict[bytes, Any], now: int) -> GroupPartition:
         group = about[b"name"]
         after = b"(" + about[b"last-delivered-id"]
         token, pending, following = await self._ask(
+            stream,
             pack("GET", lease_key(stream, group.decode())),
             pack("XPENDING", stream, group),
             pack("XRANGE", stream, after, "+", "COUNT", 1),
@@ -91,10 +90,16 @@ class RedisStatus:
         after = about[b"last-delivered-id"]
         while True:
             command = pack("EVAL", _COUNT, 1, stream, b"(" + after, _COUNT_STEP)
-            step, after = (await self._ask(command))[0]
+            step, after = (await self._ask(stream, command))[0]
             total += step
             if step < _COUNT_STEP:
                 return total
+
+
+def _ms(time: Reply) -> int:
+    """The time of a server in ms, in which its entries' ids and its members' beats are."""
+    seconds, micros = time
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 def _age(now: int, entry: bytes) -> int:

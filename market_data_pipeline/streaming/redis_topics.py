@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
 from market_data_core.errors import BusError
 from market_data_pipeline.streaming.partitions import check_clash, check_partitions, check_topic, stream_of
@@ -95,7 +95,7 @@ class Topics:
             )
 
     @property
-    def _client(self) -> Redis:
+    def _client(self) -> Redis | RedisCluster:
         return self._server.client
 
     async def _all(self) -> dict[str, int]:

@@ -27,7 +27,7 @@ class RedisTrim:
     async def stream(self, stream: str, *, retention_ms: int, max_records: int) -> TrimResult:
         """See :meth:`Bus.trim`, for one partition."""
         groups, keeps, (seconds, micros) = await self._wire.exchange(
-            pack("XINFO", "GROUPS", stream), pack("HGETALL", keep_key(stream)), pack("TIME")
+            pack("XINFO", "GROUPS", stream), pack("HGETALL", keep_key(stream)), pack("TIME"), key=stream
         )
         if missing(groups):
             return TrimResult(0, 0)
@@ -35,7 +35,7 @@ class RedisTrim:
         needed = await self._needed(stream, groups, pairs(keeps))
         cutoff = max(0, int(seconds) * 1000 + int(micros) // 1000 - retention_ms) << 64
         expired = await self._remove_before(stream, min(needed, cutoff))
-        excess = await self._ask(pack("XLEN", stream)) - max_records
+        excess = await self._ask(stream, "XLEN") - max_records
         if excess <= 0:
             return TrimResult(expired, 0)
         # Of what is over the cap first whole nodes that nobody needs, then exactly, counting who needs what.
@@ -45,8 +45,8 @@ class RedisTrim:
         if excess <= 0:
             return TrimResult(expired, 0)
         bound = f"({format_id(needed)}"
-        unneeded = len(await self._ask(pack("XRANGE", stream, "-", bound, "COUNT", min(excess, _NODE))))
-        removed = await self._ask(pack("XTRIM", stream, "MAXLEN", "=", max_records))
+        unneeded = len(await self._ask(stream, "XRANGE", "-", bound, "COUNT", min(excess, _NODE)))
+        removed = await self._ask(stream, "XTRIM", "MAXLEN", "=", max_records)
         return TrimResult(expired + min(unneeded, removed), max(0, removed - unneeded))
 
     async def _needed(self, stream: str, groups: Reply, keeps: dict[bytes, bytes]) -> Offset:
@@ -56,7 +56,7 @@ class RedisTrim:
             name = about[b"name"]
             candidates = [parse_id(about[b"last-delivered-id"]) + 1]
             if about[b"pending"]:
-                first = (await self._ask(pack("XPENDING", stream, name)))[1]
+                first = (await self._ask(stream, "XPENDING", name))[1]
                 candidates += [parse_id(first)] if first else []
             if name in keeps:
                 candidates.append(parse_id(keeps[name]))
@@ -67,13 +67,13 @@ class RedisTrim:
         removed = 0
         while gone := await self._trim(stream, offset, _STEP):
             removed += gone
-        return removed + int(await self._ask(pack("XTRIM", stream, "MINID", "=", format_id(offset))))
+        return removed + int(await self._ask(stream, "XTRIM", "MINID", "=", format_id(offset)))
 
     async def _trim(self, stream: str, before: Offset, limit: int) -> int:
         """Remove up to ``limit`` entries before an offset, as far as they fill whole nodes."""
-        return int(await self._ask(pack("XTRIM", stream, "MINID", "~", format_id(before), "LIMIT", limit)))
+        return int(await self._ask(stream, "XTRIM", "MINID", "~", format_id(before), "LIMIT", limit))
 
-    async def _ask(self, command: bytes) -> Reply:
-        replies = await self._wire.exchange(command)
+    async def _ask(self, stream: str, command: str, *rest: str | bytes | int) -> Reply:
+        replies = await self._wire.exchange(pack(command, stream, *rest), key=stream)
         self._server.check(replies)
         return replies[0]

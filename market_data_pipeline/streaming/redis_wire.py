@@ -1,4 +1,4 @@
-"""The way to one Redis server: connections, whole exchanges on them, and what their errors mean.
+"""The way to a Redis server: connections, whole exchanges on them, and what their errors mean.
 
 Commands are packed and replies are parsed by hiredis and used as they come (nested lists of bytes):
 building redis-py's dictionaries of every entry would cost more than all the rest of a read.
@@ -7,46 +7,27 @@ building redis-py's dictionaries of every entry would cost more than all the res
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 import hiredis
-from redis.asyncio import Connection, ConnectionPool, Redis
+from redis.asyncio import Connection, ConnectionPool, Redis, RedisCluster
+from redis.asyncio.connection import SSLConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    AuthorizationError,
-    BusyLoadingError,
-    ClusterDownError,
-    MasterDownError,
-    NoPermissionError,
-    NoScriptError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import ReadOnlyError, ResponseError
 
-from market_data_core.errors import BusError, BusUnavailable, ConfigError
-from market_data_core.redact import redact
+from market_data_core.errors import BusError, BusUnavailable
+from market_data_pipeline.streaming.redis_errors import FAILURES, explain
+from market_data_pipeline.streaming.redis_url import RedisUrl, parse
 
 TIMEOUT: Final = 5.0
 """Seconds that one exchange may take, beyond what a blocking read waits on purpose."""
 READ_SIZE: Final = 1 << 18
 """Bytes taken from the socket at a time. redis-py's default of 32 KiB costs a third of the read rate."""
-
-_PASSING: Final = (
-    *(BusyLoadingError, ClusterDownError, MasterDownError, NoScriptError, OutOfMemoryError),
-    *(ReadOnlyError, TryAgainError),
-)
-_PASSING_WORDS: Final = ("BUSY", "MISCONF", "NOGROUP", "NOREPLICAS", "UNBLOCKED")
-"""Refusals that end by themselves or by an operator's hand, without a change on our side."""
-_LOOK: Final = "check that it runs, and REDIS_URI or bus.redis.uri"
 
 Reply = Any
 
@@ -57,49 +38,94 @@ def pack(*command: str | bytes | int) -> bytes:
     return packed
 
 
-class RedisServer:
-    """Where the server is and how to reach it; connects on first use."""
+def connection_options() -> dict[str, Any]:
+    """How every connection is made, whatever it leads to."""
+    return {
+        "protocol": 2,
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "socket_read_size": READ_SIZE,
+        # Once, at once: a connection of the pool may be one of a server that has restarted since. What
+        # the pool is used for may be done twice; entries are published over a Wire, which never retries.
+        "retry": Retry(NoBackoff(), 1, (RedisConnectionError,)),
+        "client_name": "mdp",
+    }
 
-    def __init__(self, uri: str) -> None:
-        self.where = redact(uri)
-        try:
-            self._pool: ConnectionPool = ConnectionPool.from_url(
-                uri,
-                protocol=2,
-                socket_timeout=TIMEOUT,
-                socket_connect_timeout=TIMEOUT,
-                socket_read_size=READ_SIZE,
-                # Once, at once: a connection of the pool may be one of a server that has restarted since. What
-                # the pool is used for may be done twice; entries are published over a Wire, which never retries.
-                retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
-                client_name="mdp",
+
+class RedisServer:
+    """Where the server is and how to reach it; connects on first use.
+
+    Behind Sentinels, or behind a name that is given to another server when one fails, it is whoever is the
+    master when a connection is opened. A connection to one that has become a replica is closed.
+    """
+
+    clustered = False
+
+    def __init__(self, uri: str | RedisUrl) -> None:
+        self.url = parse(uri) if isinstance(uri, str) else uri
+        self.where = self.url.where
+        self._sentinels: Sentinel | None = None
+        self.client: Redis | RedisCluster = self._connect()
+
+    def _connect(self) -> Redis | RedisCluster:
+        options = connection_options() | dict(self.url.options)
+        if self.url.kind == "sentinel":
+            tls = {name: value for name, value in options.items() if name.startswith(("socket_", "ssl_"))}
+            about = (
+                tls
+                | {"ssl": self.url.tls, "protocol": 2, "retry": Retry(NoBackoff(), 0)}
+                | dict(self.url.sentinel_options)
             )
-        except ValueError as error:
-            raise ConfigError(
-                f"{self.where} is not the URL of a Redis server, such as redis://127.0.0.1:6379/0: {error}"
-            ) from None
-        self.client: Redis = Redis(connection_pool=self._pool)
+            self._sentinels = Sentinel(  # type: ignore[no-untyped-call]
+                self.url.addresses, sentinel_kwargs=about
+            )
+            self._pool: ConnectionPool = SentinelConnectionPool(  # type: ignore[no-untyped-call]
+                self.url.service, self._sentinels, ssl=self.url.tls, **options
+            )
+        else:
+            kind = self.url.connection_class
+            masters = {Connection: _OfMaster, SSLConnection: _OfMasterTls}
+            self._pool = ConnectionPool(connection_class=masters.get(kind, kind), **options)
+        return Redis(connection_pool=self._pool)
 
     def wire(self) -> Wire:
         """A connection of its own, opened on first use."""
-        return Wire(self)
+        return Wire(self, self.connection)
+
+    def wire_at(self, place: str) -> Wire:
+        """A connection of its own to the server at a :meth:`place`."""
+        return self.wire()
+
+    def place(self, key: str) -> str:
+        """The server that has ``key``; the same for all keys that one connection can be asked for.
+
+        Raises:
+            BusUnavailable: there is none now.
+        """
+        return ""
+
+    def places(self) -> list[str]:
+        """Every server that has keys."""
+        return [""]
+
+    async def settle(self) -> None:
+        """Find out where keys are, if that may have changed."""
 
     def connection(self) -> Connection:
-        connection: Connection = self._pool.make_connection()  # type: ignore[no-untyped-call]
-        # One deadline a whole exchange (see Wire), and not one a reply.
-        connection.socket_timeout = None
-        return connection
+        return lasting(self._pool.make_connection())  # type: ignore[no-untyped-call]
 
     async def close(self) -> None:
         await self.client.aclose()
         await self._pool.disconnect()
+        if self._sentinels is not None:
+            await self._sentinels.aclose()
 
     @contextmanager
     def translated(self) -> Iterator[None]:
         """Raise what goes wrong inside as BusUnavailable or BusError."""
         try:
             yield
-        except (RedisError, OSError, TimeoutError) as error:
+        except FAILURES as error:
             raise self.explain(error) from error
 
     def check(self, replies: Iterable[Reply]) -> None:
@@ -110,34 +136,27 @@ class RedisServer:
 
     def explain(self, error: BaseException) -> BusError:
         """What an error of redis-py or of the socket means, in one sentence with the fix."""
-        text = redact(str(error)).strip().rstrip(".") or type(error).__name__
-        if isinstance(error, AuthenticationError | AuthorizationError) or text.startswith("NOAUTH"):
-            return BusError(
-                f"Redis at {self.where} refuses the login ({text}): "
-                "correct the user or password in REDIS_URI or bus.redis.uri"
-            )
-        if isinstance(error, NoPermissionError) or text.startswith("NOPERM"):
-            return BusError(
-                f"the user of Redis at {self.where} lacks a permission: grant it with ACL SETUSER ({text})"
-            )
-        if isinstance(error, RedisTimeoutError | TimeoutError):
-            return BusUnavailable(f"Redis at {self.where} did not answer in time: {_LOOK}")
-        if isinstance(error, _PASSING) or text.startswith(_PASSING_WORDS):
-            return BusUnavailable(f"Redis at {self.where} cannot take commands now: {text}")
-        if isinstance(error, RedisConnectionError | OSError):
-            return BusUnavailable(f"Redis at {self.where} cannot be reached ({text}): {_LOOK}")
-        if "DB index" in text:
-            return BusError(
-                f"Redis at {self.where} has no such database ({text}): correct the number in the URL"
-            )
-        if "unknown command" in text:
-            return BusError(f"Redis at {self.where} is too old, 6.2 or newer is needed: {text}")
-        if text.startswith("WRONGTYPE"):
-            return BusError(
-                f"a key of Redis at {self.where} with a topic's name is not a stream: "
-                f"remove it or use another topic ({text})"
-            )
-        return BusError(f"Redis at {self.where} refused a command: {text}")
+        return explain(error, self.url)
+
+
+def lasting(connection: Connection) -> Connection:
+    """``connection`` with one deadline a whole exchange (see :class:`Wire`), and not one a reply."""
+    connection.socket_timeout = None
+    return connection
+
+
+class _OfMaster(Connection):
+    """Ends when its server has become a replica, so that the next one leads to whoever is the master now."""
+
+    async def read_response(self, *args: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*args, **options)
+        except ReadOnlyError:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError("it is a replica now") from None
+
+
+class _OfMasterTls(_OfMaster, SSLConnection): ...
 
 
 class Wire:
@@ -147,13 +166,16 @@ class Wire:
     After any error the connection is closed, and the next use opens a new one.
     """
 
-    def __init__(self, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, connect: Callable[[], Connection]) -> None:
         self._server = server
+        self._connect = connect
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
 
-    async def exchange(self, *commands: bytes) -> list[Reply]:
+    async def exchange(self, *commands: bytes, key: str = "") -> list[Reply]:
         """Send packed commands and return their replies; a refusal is returned as ResponseError.
+
+        ``key`` is one that the commands are about; those of a cluster go to the node that has it.
 
         Raises:
             BusUnavailable, BusError: the connection failed, and any of the commands may have been done.
@@ -166,7 +188,7 @@ class Wire:
         with self._server.translated():
             async with asyncio.timeout(TIMEOUT):
                 if self._connection is None:
-                    self._connection = self._server.connection()
+                    self._connection = self._connect()
                 elif self._connection.is_connected and await _ended(self._connection):
                     await self._connection.disconnect(nowait=True)
                 await self._connection.connect()  # type: ignore[no-untyped-call]

@@ -52,7 +52,7 @@ class RedisServer:
     loses nothing. (With ``appendfsync everysec`` it does: while a sync runs, Redis puts off writing at all.)
 
     ``port`` stays the same over a restart. ``options`` are arguments of redis-server. With ``durable=False``
-    nothing is on disk, and a restart brings back an empty server.
+    nothing is on disk, and a restart brings back an empty server. ``first`` are arguments before all others.
     """
 
     def __init__(
@@ -62,12 +62,14 @@ class RedisServer:
         password: str | None = None,
         durable: bool = True,
         options: Sequence[str] = (),
+        first: Sequence[str] = (),
     ) -> None:
         self.version = version
         self.port = free_port()
         self.password = password
         self._durable = durable
         self._options = list(options)
+        self._first = list(first)
         self._program = executable(version)
         self._home: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -99,7 +101,7 @@ class RedisServer:
         settings += ["--appendfsync", "always"]
         settings += ["--requirepass", self.password] if self.password else []
         with (self._home / "log").open("ab") as log:
-            command = [self._program, *settings, *self._options]
+            command = [self._program, *self._first, *settings, *self._options]
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 30
         with self.client() as client:
@@ -114,6 +116,15 @@ class RedisServer:
                     time.sleep(0.01)
                 else:
                     return
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def option(self, name: str) -> str:
+        """The value of one of ``options``."""
+        return self._options[self._options.index(name) + 1]
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)

@@ -1,0 +1,137 @@
+"""The state of each Redis server that a URL leads to, for operators."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import ResponseError
+
+from market_data_core.errors import BusUnavailable
+from market_data_pipeline.streaming.redis_wire import RedisServer, Wire, pack
+
+OLDEST: Final = (6, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHealth:
+    """One server. ``fsync`` and ``eviction`` are None where a provider keeps CONFIG to itself; ``replicas`` are
+    those connected; ``clock_ns`` is how far its clock is ahead of ours, to within half of ``round_trip_ns``."""
+
+    place: str
+    version: str
+    number: tuple[int, ...]
+    aof: bool
+    aof_failing: bool
+    fsync: str | None
+    eviction: str | None
+    replicas: int
+    clock_ns: int
+    round_trip_ns: int
+
+    @property
+    def durability(self) -> str:
+        """What a crash of the server loses, in words."""
+        if not self.aof:
+            return "no append-only file: what was written last is lost when the server dies"
+        kept = f"append-only file, fsync {self.fsync or 'policy not shown'}"
+        # Also by a kill -9: while a sync runs, Redis puts off writing the file at all.
+        return (
+            kept
+            if self.fsync == "always"
+            else f"{kept}: what was written last can be lost when the server dies"
+        )
+
+    @property
+    def safety(self) -> int:
+        """Greater where less is lost."""
+        return 0 if not self.aof else 2 if self.fsync == "always" else 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterHealth:
+    """What a cluster says of itself: ``state`` is ``ok`` or ``fail``; ``away`` are masters that do not answer."""
+
+    state: str
+    slots_ok: int
+    masters: int
+    away: list[str]
+
+
+async def nodes_of(server: RedisServer, without: Collection[str] = ()) -> list[NodeHealth]:
+    """Every server that has keys: the masters of a cluster but those in ``without``, or the one.
+
+    Raises:
+        BusUnavailable, BusError: one of them does not answer, or refuses us.
+    """
+    await server.settle()
+    found = []
+    for place in (place for place in server.places() if place not in without):
+        wire = server.wire_at(place)
+        try:
+            found.append(await _node(server, wire, place))
+        finally:
+            await wire.close()
+    return found
+
+
+async def cluster_of(server: RedisServer) -> ClusterHealth | None:
+    """The state of the cluster; None where there is none, or where it may not be asked."""
+    if not server.clustered:
+        return None
+    await server.settle()
+    places = server.places()
+    away = []
+    text: Any = None
+    for place in places:
+        wire = server.wire_at(place)
+        try:
+            (text,) = await wire.exchange(pack("CLUSTER", "INFO"))
+        except BusUnavailable:
+            away.append(place)
+        finally:
+            await wire.close()
+    if text is None:
+        raise BusUnavailable(f"no master of Redis at {server.where} answers: check that they run")
+    if isinstance(text, ResponseError):
+        return None
+    about = _pairs(text)
+    return ClusterHealth(about["cluster_state"], int(about["cluster_slots_ok"]), len(places), away)
+
+
+async def _node(server: RedisServer, wire: Wire, place: str) -> NodeHealth:
+    text, *hidden = await wire.exchange(
+        pack("INFO"), pack("CONFIG", "GET", "appendfsync"), pack("CONFIG", "GET", "maxmemory-policy")
+    )
+    began, wall = time.monotonic_ns(), time.time_ns()
+    (told,) = await wire.exchange(pack("TIME"))
+    trip = time.monotonic_ns() - began
+    server.check([text, told])
+    about = _pairs(text)
+    version = about["redis_version"]
+    fsync, eviction = map(_setting, hidden)
+    seconds, micros = map(int, told)
+    return NodeHealth(
+        place=place,
+        version=version,
+        number=tuple(map(int, re.findall(r"\d+", version)[:2])),
+        aof=about.get("aof_enabled") == "1",
+        aof_failing=about.get("aof_last_write_status") == "err",
+        fsync=fsync,
+        eviction=eviction,
+        replicas=int(about.get("connected_slaves", 0)),
+        clock_ns=(seconds * 1_000_000 + micros) * 1000 - (wall + trip // 2),
+        round_trip_ns=trip,
+    )
+
+
+def _pairs(text: bytes) -> dict[str, str]:
+    lines = (line.partition(":") for line in text.decode().splitlines())
+    return {name: value for name, colon, value in lines if colon}
+
+
+def _setting(reply: Any) -> str | None:
+    return reply[1].decode() if isinstance(reply, list) and len(reply) == 2 else None
