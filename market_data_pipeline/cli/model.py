@@ -55,7 +55,11 @@ def train(
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option("--features", metavar="A,B", help="What it sees (default: those of features.windows)."),
+        typer.Option(
+            "--features",
+            metavar="A,B",
+            help="What it sees (default: features.windows without prices and volumes, and a few more).",
+        ),
     ] = None,
     model: Annotated[
         Kind, typer.Option("--model", help="Logistic regression, or gradient-boosted trees.")
@@ -82,7 +86,7 @@ def train(
     from market_data_core.errors import UsageError
     from market_data_core.events import format_interval, parse_interval
     from market_data_pipeline.cli import spans
-    from market_data_pipeline.features.definitions import definitions
+    from market_data_pipeline.features.definitions import baseline_names, definitions
     from market_data_pipeline.inference import model_card, model_files, training, validation
     from market_data_pipeline.inference.training_bars import Range
 
@@ -102,10 +106,10 @@ def train(
     symbols = spans.names(symbol)
     if not symbols or since is None or until is None:
         raise UsageError("--symbols: name a symbol")
-    wanted = [w.name for w in settings.features.windows] if features is None else features.split(",")
+    wanted = baseline_names(settings.features) if features is None else tuple(features.split(","))
     defined = definitions(settings.features, length, filter(None, wanted))
     if not defined:
-        raise UsageError("--features: name a feature, or configure features.windows")
+        raise UsageError("--features: name a feature, as in --features returns,rsi")
 
     bars = Range(tuple(symbols), provider, length, since, until)
     target = training.Target(ahead, dead_band / 1e4, three=flat)

@@ -82,6 +82,10 @@ BUILT_IN: Final[dict[str, tuple[str, int]]] = {
 }
 """Kind and windows of the names that are always there."""
 
+SCALE_FREE: Final = frozenset({"ret", "logret", "vol", "rsi", "mom", "skew", "kurt"})
+"""Kinds that say the same of a share of 10 and of one of 1000: what is learned of one symbol may hold for another."""
+_BASELINE: Final = ("returns", "momentum", "volatility", "rsi")
+
 _LEAST_BARS: Final = {"mom": (2, 2), "vol": (3, 2), "skew": (4, 3), "kurt": (5, 3)}
 """Fewest bars, of a sample and of a population."""
 
@@ -108,6 +112,13 @@ class Feature:
 def feature_names(features: Features) -> tuple[str, ...]:
     """Every name that a rule or a model may use: the configured ones, then those that are always there."""
     return tuple(dict.fromkeys([*(window.name for window in features.windows), *BUILT_IN]))
+
+
+def baseline_names(features: Features) -> tuple[str, ...]:
+    """What a model is given when nobody says what: the configured features and some that are always there, but no
+    prices and volumes."""
+    configured = [window.name for window in features.windows if window.of_kind in SCALE_FREE]
+    return tuple(dict.fromkeys([*configured, *_BASELINE]))
 
 
 def definitions(features: Features, interval_ns: int, wanted: Iterable[str]) -> tuple[Feature, ...]:

@@ -134,7 +134,7 @@ def test_a_model_that_is_not_the_one_of_its_card(mdp: Mdp, tmp_path: Path) -> No
         (
             ["--out", "x.skops", "--features", ","],
             2,
-            "--features: name a feature, or configure features.windows",
+            "--features: name a feature, as in --features returns,rsi",
         ),
         (
             ["--out", "x.skops", "--provider", "none"],
