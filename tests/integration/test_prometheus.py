@@ -221,7 +221,7 @@ def test_rules_and_alerts_are_evaluated(prometheus: Prometheus) -> None:
 
 
 def test_every_metric_of_the_specification_moves(pipeline: Pipeline) -> None:
-    """In the running pipeline: counters and histograms go up, the lag and errors are there; labels are the specified."""
+    """In the running pipeline: counters and histograms go up, lag and errors are there; labels fit."""
     names = {name: f"{name}_count" if kind == "histogram" else name for name, (kind, _) in SPECIFIED.items()}
     moving = set(names.values()) - {"stream_consumer_lag_ms", "errors_total"}
     before: Samples = {}
