@@ -26,7 +26,7 @@ from market_data_pipeline.telemetry import InferenceMetrics, Metrics, exporter
 from tests.integration.conftest import missing
 from tests.servers import ServerMissing, free_port
 from tests.servers.prometheus import Prometheus, program, running
-from tests.unit.test_telemetry import SEED, Samples, parsed
+from tests.unit.test_telemetry import SPECIFIED, Samples, parsed
 
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "grafana" / "prometheus"
@@ -220,9 +220,9 @@ def test_rules_and_alerts_are_evaluated(prometheus: Prometheus) -> None:
     assert [r["name"] for r in rules() if r["type"] == "alerting" and r["state"] == "firing"] == []
 
 
-def test_every_metric_of_the_seed_moves(pipeline: Pipeline) -> None:
-    """In the running pipeline: counters and histograms go up, the lag and errors are there; labels are the seed's."""
-    names = {name: f"{name}_count" if kind == "histogram" else name for name, (kind, _) in SEED.items()}
+def test_every_metric_of_the_specification_moves(pipeline: Pipeline) -> None:
+    """In the running pipeline: counters and histograms go up, lag and errors are there; labels fit."""
+    names = {name: f"{name}_count" if kind == "histogram" else name for name, (kind, _) in SPECIFIED.items()}
     moving = set(names.values()) - {"stream_consumer_lag_ms", "errors_total"}
     before: Samples = {}
 
@@ -239,7 +239,7 @@ def test_every_metric_of_the_seed_moves(pipeline: Pipeline) -> None:
             time.sleep(0.1)
         assert missing_or_still() == set()
         before = pipeline.samples()
-    for name, (_, labels) in SEED.items():
+    for name, (_, labels) in SPECIFIED.items():
         assert {frozenset(dict(key)) for key in before[names[name]]} == {frozenset(labels)}, name
     assert before["signals_emitted_total"].keys() == {(("adapter", "rules"), ("name", "always"))}
     assert {dict(key)["window"] for key in before["features_update_duration_seconds_count"]} == {"500ms"}

@@ -46,7 +46,7 @@ from tests.integration.pipeline import until
 from tests.servers import free_port
 
 SECOND = 10**9
-SEED = {
+SPECIFIED = {
     "stream_events_ingested_total": ("counter", {"bus", "topic", "provider"}),
     "stream_consumer_lag_ms": ("gauge", {"topic", "group", "consumer"}),
     "microbatch_flush_total": ("counter", {"window_ms", "symbol"}),
@@ -124,7 +124,7 @@ def test_the_names_types_and_labels_of_the_specification() -> None:
     everything(metrics)
     text = exposition(metrics).decode()
     types = dict(line.split()[2:] for line in text.splitlines() if line.startswith("# TYPE"))
-    for name, (kind, labels) in SEED.items():
+    for name, (kind, labels) in SPECIFIED.items():
         assert types[name] == kind, name
         sample = f"{name}_count" if kind == "histogram" else name
         assert {frozenset(dict(key)) for key in samples(metrics)[sample]} == {frozenset(labels)}, name
