@@ -297,6 +297,8 @@ class ExactlyOnceConsumer:
             await self._publish(owned, claim.outbox, as_long_as=wanted)
             if wanted():
                 start = owned.logic.start
+                # What a poll brought before the partition counts as owned here would be passed over.
+                consumer.pause(partition)
                 await self._retry("bus", lambda: consumer.seek(partition, start), as_long_as=wanted)
             through = owned.logic.committed
             if wanted() and through is not None:
@@ -306,6 +308,7 @@ class ExactlyOnceConsumer:
                 )
             if wanted():
                 self._owned[partition] = owned
+                consumer.resume(partition)
                 self._observer.assigned(partition, claim.epoch)
         except Exception as error:
             if wanted():

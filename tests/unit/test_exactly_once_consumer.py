@@ -23,9 +23,10 @@ from market_data_core.protocols import Claim, Flush
 from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer
 from market_data_pipeline.consumers.micro_batcher import BatcherSettings, PartitionBars
 from market_data_pipeline.consumers.stats import RunStats
-from market_data_pipeline.streaming.bus import GroupPartition, Record
+from market_data_pipeline.streaming.bus import GroupPartition, Offset, Record
 from market_data_pipeline.streaming.dead_letters import DeadLetters
 from market_data_pipeline.streaming.memory_bus import MemoryBus
+from market_data_pipeline.streaming.memory_consumer import MemoryConsumer
 from market_data_pipeline.windows.tumbling import WindowSettings
 from tests import oracle
 from tests.integration.sink import MemorySink
@@ -291,3 +292,25 @@ async def test_everything_is_released_in_the_end() -> None:
     assert (consumer.partitions, stats.partitions) == ([], set())
     assert stats.events + stats.counts.expired == len(events)
     assert [p.owner for p in await world.group()] == [None] * 8
+
+
+async def test_what_comes_before_the_bus_has_taken_the_position_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A new owner acknowledges what the one before committed; polls go on meanwhile, and may bring records."""
+    acknowledge = MemoryConsumer.ack
+
+    async def tardy(
+        self: MemoryConsumer, partition: int, through: Offset, *, keep_from: Offset | None = None
+    ) -> None:
+        for _ in range(100):
+            await asyncio.sleep(0)
+        await acknowledge(self, partition, through, keep_from=keep_from)
+
+    monkeypatch.setattr(MemoryConsumer, "ack", tardy)
+    world, events = World(), some_events()
+    await world.publish(*json_of(events[:150]))
+    await world.drain()
+    await world.publish(*json_of(events[150:]))
+    await world.drain()
+    await world.check(events)
