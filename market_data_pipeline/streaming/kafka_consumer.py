@@ -97,6 +97,8 @@ class KafkaConsumer(Consumer):
         if p.generation != mine:
             return
         begin = max(0 if start is None else start, first)
+        if start is not None and start < first:
+            log.warning("records_removed_unread", topic=self.topic, partition=partition, up_to=first)
         known = Mark(begin, begin) if committed is None else Mark.of(committed)
         # What lies between the group and a position past it is nobody's any more.
         p.mark = Mark(max(known.done, begin), max(known.handed, begin), known.keep) if start else known
@@ -118,7 +120,9 @@ class KafkaConsumer(Consumer):
             return
         if self._marking is not None:
             await self._marking.tell([p])
-        if self._owned.pop(partition, None) is not None:
+        # It may have been lost meanwhile, and given again.
+        if self._owned.get(partition) is p:
+            del self._owned[partition]
             p.generation += 1
             group.release(partition)
 
@@ -183,12 +187,19 @@ class KafkaConsumer(Consumer):
 
     def _take(self, held: set[int]) -> list[Delivery]:
         """One batch of each partition that has one."""
-        out = []
-        with self._link.translated():
-            for p in self._owned.values():
-                if p.readable and p.number in held:
-                    delivery = p.take(self._max_records)
-                    out += [delivery] if delivery else []
+        out: list[Delivery] = []
+        for p in self._owned.values():
+            if p.readable and p.number in held:
+                try:
+                    with self._link.translated():
+                        delivery = p.take(self._max_records)
+                except BusError as error:
+                    if not out:
+                        raise
+                    # What was taken of others is delivered first; this one is read again.
+                    log.warning("read_again", topic=self.topic, partition=p.number, error=str(error))
+                    break
+                out += [delivery] if delivery else []
         return out
 
     def _start(self, wait_ms: int) -> None:

@@ -115,7 +115,7 @@ class KafkaLink:
             with self.translated():
                 yield client
         except BusUnavailable as error:
-            if isinstance(error.__cause__, _BROKEN | TimeoutError) and self._client is client:
+            if isinstance(error.__cause__, _BROKEN) and self._client is client:
                 self._client = None
             raise
         finally:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import ProducerClosed
 
 from market_data_core.errors import BusError
 from market_data_pipeline.streaming.bus import Record
@@ -16,6 +17,9 @@ from market_data_pipeline.streaming.kafka_topics import LARGEST_BATCH
 
 BATCH_BYTES: Final = 256 << 10
 """What one batch of records holds before it is compressed, unless a single record is larger."""
+
+SLOWEST: Final = 1 << 20
+"""Bytes a second: what is published slower than that is taken for an outage."""
 
 
 class KafkaPublisher:
@@ -37,18 +41,22 @@ class KafkaPublisher:
         Raises:
             BusUnavailable: it failed, and some may have been appended.
         """
+        size = sum(len(record.value) for records in parts.values() for record in records)
         async with self._turn:
             try:
                 with self._link.translated():
-                    producer = await self._started()
-                    await _send(producer, topic, parts)
+                    async with asyncio.timeout(TIMEOUT + size / SLOWEST):
+                        producer = await self._started()
+                        await _send(producer, topic, parts)
             except BaseException:
                 self._discard()
                 raise
 
     async def close(self) -> None:
         async with self._turn:
-            self._discard()
+            producer, self._producer = self._producer, None
+            if producer is not None:
+                await producer.stop()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     async def _started(self) -> AIOKafkaProducer:
@@ -75,10 +83,17 @@ class KafkaPublisher:
     def _discard(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            # It waits for what it still sends, as long as a request may take.
-            task = asyncio.create_task(producer.stop(), name="stop a producer")
+            task = asyncio.create_task(_abandon(producer), name="abandon a producer")
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
+
+
+async def _abandon(producer: AIOKafkaProducer) -> None:
+    """Close ``producer`` with what it has not sent. It would try for ever, since aiokafka gives up on no batch of an
+    idempotent producer, and has no call to end that."""
+    await producer._sender.close()
+    producer._message_accumulator.fail_all(ProducerClosed())
+    await producer.stop()
 
 
 async def _send(producer: AIOKafkaProducer, topic: str, parts: dict[int, Sequence[Record]]) -> None:

@@ -63,7 +63,8 @@ async def fetch(
     asked = [(partition, offset, partition_bytes) for partition, offset in wanted.items()]
     request = FetchRequest(wait_ms, 1, ANSWER_BYTES, _UNCOMMITTED, [(topic, asked)])
     response = await link.send(node, request)
-    check_fetch(link, getattr(response, "error_code", 0), topic)
+    with link.translated():
+        check(getattr(response, "error_code", 0), topic)
     out = []
     for _, partitions in response.topics:
         for partition, code, end, *_, buffer in partitions:
@@ -72,11 +73,6 @@ async def fetch(
                 await refused(link, topic, code)
             out.append(Fetched(partition, wanted[partition], buffer or b"", end, began, missed))
     return out
-
-
-def check_fetch(link: KafkaLink, code: int, about: str) -> None:
-    with link.translated():
-        check(code, about)
 
 
 async def refused(link: KafkaLink, topic: str, code: int) -> None:

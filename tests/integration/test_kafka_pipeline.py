@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -223,3 +224,31 @@ async def test_a_broker_that_has_just_come_back_trims_nothing_unread(server: Kaf
 
         await until(trimming)
         assert [r.value for r in await bus.read(topic, 0, None, 1)] == [b"10"]
+
+
+async def test_publishing_gives_up_on_a_broker_that_does_not_answer(server: KafkaServer, bus: Bus) -> None:
+    """So that a producer spools, and does not wait for ever. What it then sends again may be there twice."""
+    topic = "frozen.events"
+    await bus.ensure_topic(topic, 2)
+    await bus.publish(topic, [Record("K", b"0")], partition=0)
+    server.freeze()
+    try:
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(BusUnavailable):
+                await bus.publish(topic, [Record("K", b"1")], partition=0)
+            assert time.monotonic() - began < 15
+    finally:
+        server.thaw()
+
+    async def published() -> bool:
+        try:
+            await bus.publish(topic, [Record("K", b"1")], partition=0)
+        except BusUnavailable:
+            return False
+        return True
+
+    await until(published)
+    values = [r.value for r in await bus.read(topic, 0, None, 10)]
+    assert values[0] == b"0"
+    assert set(values[1:]) == {b"1"}
