@@ -18,7 +18,7 @@ from typing import Final, NoReturn, Self
 
 import pytest
 
-from tests.servers import ServerMissing, cache_folder, cached, free_port, install
+from tests.servers import ServerMissing, cache_folder, cached, install
 
 _SOURCE = Path(__file__).parent / "kafka"
 _CLUSTER: Final = "bWRwLXRlc3RzLWthZmthMQ"
@@ -46,6 +46,15 @@ def _jars() -> Path:
     return folder / "libs"
 
 
+def _free_ports(count: int) -> list[int]:
+    """So many different loopback ports that nobody listens on now."""
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
 class KafkaServer:
     """One broker, which is a controller too. Its ports and data stay over a restart.
 
@@ -65,9 +74,8 @@ class KafkaServer:
     ) -> None:
         self._libs = _jars()
         self.node = node
-        self.port = free_port()
-        self.controller = free_port()
-        self.doors = [(free_port(), free_port()) for _ in range(doors)]
+        self.port, self.controller, *rest = _free_ports(2 + 2 * doors)
+        self.doors = list(zip(rest[::2], rest[1::2], strict=True))
         self.voters = f"{node}@127.0.0.1:{self.controller}"
         self._door_protocol = door_protocol
         self._options = options or {}
