@@ -87,10 +87,12 @@ async def bus(cluster: RedisCluster) -> AsyncIterator[RedisBus]:
 
 
 @pytest.fixture
-async def load(bus: RedisBus) -> Load:
+async def load(cluster: RedisCluster) -> AsyncIterator[Load]:
+    """By a producer of its own, which finds out for itself what became of the cluster."""
     topic = f"c{next(_numbers)}"
-    await bus.ensure_topic(topic, PARTITIONS)
-    return Load(bus, topic)
+    async with RedisBus(cluster.uri) as bus:
+        await bus.ensure_topic(topic, PARTITIONS)
+        yield Load(bus, topic)
 
 
 @pytest.fixture
@@ -199,9 +201,11 @@ async def test_a_cluster_that_is_down_is_an_outage_and_goes_on_afterwards(
     cluster.settled()
 
 
-async def test_a_node_that_is_away_costs_no_lease_on_the_others(cluster: RedisCluster, load: Load) -> None:
-    consumer = load.bus.consumer(load.topic, "g", "a", max_records=10, lease_ms=1500)
-    member = Member("a", consumer, Direct(load.bus), GroupRecord(), {})
+async def test_a_node_that_is_away_costs_no_lease_on_the_others(
+    cluster: RedisCluster, bus: RedisBus, load: Load
+) -> None:
+    consumer = bus.consumer(load.topic, "g", "a", max_records=10, lease_ms=1500)
+    member = Member("a", consumer, Direct(bus), GroupRecord(), {})
     await load.publish(5)
     await until([member], load.complete(member), ack=True)
     victim, other = (
