@@ -172,8 +172,9 @@ class Leases:
 
     async def _turn_once(self) -> None:
         with self._server.translated():
+            # By a deadline of its own: cut short again and again, it would never come to an end.
+            await self._server.settle()
             async with self._turn, asyncio.timeout(self._lease_ms / 2000):
-                await self._server.settle()
                 # First, and whatever becomes of the rest: of a cluster only the one node may be away that has
                 # the members. What is owned elsewhere is kept.
                 failed = await self._renew()

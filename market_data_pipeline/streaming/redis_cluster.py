@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import groupby
 from typing import Final
 
@@ -24,6 +25,7 @@ from redis.exceptions import AskError, MovedError, RedisClusterException
 
 from market_data_core.errors import BusError, ConfigError
 from market_data_pipeline.streaming import redis_wire
+from market_data_pipeline.streaming.redis_errors import FAILURES
 from market_data_pipeline.streaming.redis_url import Address, RedisUrl, parse
 from market_data_pipeline.streaming.redis_wire import (
     RedisServer,
@@ -138,8 +140,10 @@ class ClusterServer(RedisServer):
             async with asyncio.timeout(redis_wire.TIMEOUT):
                 for name, seed in self._seeds.items():
                     manager.startup_nodes.setdefault(name, seed)
-                # The table alone: the client's own beginning needs a certain node, which may be the one away.
                 await manager.initialize()
+                # The client begins with a certain node, which may be the one away; then it begins on its next use.
+                with suppress(*FAILURES):
+                    await self._cluster.initialize()
         self._settled = doubts
 
     def _connection_to(self, place: str) -> Connection:

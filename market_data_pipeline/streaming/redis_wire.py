@@ -118,7 +118,8 @@ class RedisServer:
         await self.client.aclose()
         await self._pool.disconnect()
         if self._sentinels is not None:
-            await self._sentinels.aclose()
+            for sentinel in self._sentinels.sentinels:
+                await sentinel.aclose()
 
     @contextmanager
     def translated(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ import pytest
 from market_data_core.errors import BusUnavailable
 from market_data_pipeline.streaming.bus import Record
 from market_data_pipeline.streaming.redis_bus import RedisBus
+from market_data_pipeline.streaming.redis_topics import members_key
 from tests.conformance.members import PATIENCE, GroupRecord, Link, Member, until
 from tests.servers.redis import RedisServer
 from tests.servers.redis_cluster import RedisCluster, running, told
@@ -75,7 +76,8 @@ class Load:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RedisCluster]:
-    yield from running(lambda: RedisCluster(3, replicas=1))
+    options = ["--cluster-require-full-coverage", "no"]
+    yield from running(lambda: RedisCluster(3, replicas=1, options=options))
 
 
 @pytest.fixture
@@ -85,10 +87,12 @@ async def bus(cluster: RedisCluster) -> AsyncIterator[RedisBus]:
 
 
 @pytest.fixture
-async def load(bus: RedisBus) -> Load:
+async def load(cluster: RedisCluster) -> AsyncIterator[Load]:
+    """By a producer of its own, which finds out for itself what became of the cluster."""
     topic = f"c{next(_numbers)}"
-    await bus.ensure_topic(topic, PARTITIONS)
-    return Load(bus, topic)
+    async with RedisBus(cluster.uri) as bus:
+        await bus.ensure_topic(topic, PARTITIONS)
+        yield Load(bus, topic)
 
 
 @pytest.fixture
@@ -194,4 +198,39 @@ async def test_a_cluster_that_is_down_is_an_outage_and_goes_on_afterwards(
     await load.publish(20)
     await until([member], load.complete(member), ack=True)
     load.in_order(member)
+    cluster.settled()
+
+
+async def test_a_node_that_is_away_costs_no_lease_on_the_others(
+    cluster: RedisCluster, bus: RedisBus, load: Load
+) -> None:
+    consumer = bus.consumer(load.topic, "g", "a", max_records=10, lease_ms=1500)
+    member = Member("a", consumer, Direct(bus), GroupRecord(), {})
+    await load.publish(5)
+    await until([member], load.complete(member), ack=True)
+    victim, other = (
+        node for node in masters(cluster) if told(node, "INFO", "replication")["connected_slaves"] == "0"
+    )
+    # Also what tells the members of each other is away.
+    for key, node in (
+        (members_key(load.topic, "g"), victim),
+        (f"{load.topic}.0", victim),
+        (f"{load.topic}.1", other),
+    ):
+        await asyncio.to_thread(cluster.move, key, node)
+    away = {p for p in range(PARTITIONS) if cluster.owner(f"{load.topic}.{p}") is victim}
+    await load.publish(5)
+    await until([member], load.complete(member), ack=True)
+    victim.kill9()
+    await until([member], lambda: set(member.lost) >= away)
+    # Longer than any lease would last that is not renewed.
+    began = time.monotonic()
+    await until([member], lambda: time.monotonic() - began > 2)
+    assert set(member.lost) == away
+    assert member.owned == set(range(PARTITIONS)) - away
+    victim.start()
+    await load.publish(5)
+    await until([member], load.complete(member), ack=True)
+    assert set(member.lost) == away
+    await member.close()
     cluster.settled()
