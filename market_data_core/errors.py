@@ -9,6 +9,7 @@
     ├── PoisonRecord              a record that cannot be an event; carries the reason
     ├── MissingExtra              exit 1   an optional package is not installed
     ├── EmbeddedError             exit 1   the managed local Redis or PostgreSQL
+    ├── WorkerLost                retriable   a process of a pool died over its task
     ├── BusError                  exit 1
     │   └── BusUnavailable        retriable
     └── StoreError                exit 1
@@ -71,6 +72,12 @@ class MissingExtra(MdpError):
 
 class EmbeddedError(MdpError):
     """The managed local Redis or PostgreSQL cannot be started or stopped."""
+
+
+class WorkerLost(MdpError):
+    """A process of a pool died over its task; another may do it."""
+
+    retriable = True
 
 
 class BusError(MdpError):

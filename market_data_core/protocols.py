@@ -90,7 +90,8 @@ class Flush:
 
     ``positions`` holds the lanes that changed; ``forget`` the lanes whose rows are to be deleted;
     ``published`` the outbox rows that are on the bus by now. ``number`` counts the flushes of a claim from 1: a
-    flush that is tried again keeps its number, so that one whose outcome was lost is not applied twice.
+    flush that is tried again keeps its number, so that one whose outcome was lost is not applied twice. Where
+    ``bars_topic`` or ``dead_letter_topic`` is empty, nobody is told: a run from files needs no bus.
     """
 
     claim: Claim

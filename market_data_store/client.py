@@ -141,6 +141,11 @@ class StoreClient:
         except flushes.ROW_ERRORS:
             return await self._transaction(isolated)
 
+    async def read_offsets(self, topic: str, lane: str) -> dict[tuple[str, int], str]:
+        """How far one lane of every partition is read, by (group, partition). Claims nothing."""
+        async with self.session() as connection:
+            return await positions.read_offsets(connection, topic, lane)
+
     async def bars(
         self,
         symbols: Sequence[str] | None = None,

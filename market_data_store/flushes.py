@@ -183,11 +183,13 @@ class _Work:
         flush = self._flush
         changed = [b for b in self._changed if len(b)]
         bars = _newest(BarBatch.concat(changed)) if changed else BarBatch.empty()
-        frame = [Outgoing(flush.bars_topic, "", encode_bars(bars))] if len(bars) else []
+        told = len(bars) and flush.bars_topic
+        frame = [Outgoing(flush.bars_topic, "", encode_bars(bars))] if told else []
         parcel: list[Outgoing] = []
         if flush.signals is not None and self._signals:
             parcel = [Outgoing(flush.signals.topic, "", encode_parcel(self._signals))]
-        outbox = await positions.put(self._connection, flush.claim, frame + parcel + self._letters)
+        letters = self._letters if flush.dead_letter_topic else []
+        outbox = await positions.put(self._connection, flush.claim, frame + parcel + letters)
         summary = Summary(
             outbox=[r.id for r in outbox],
             bars=outbox[0].id if frame else None,

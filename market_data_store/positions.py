@@ -29,6 +29,9 @@ _POSITIONS: Final[LiteralString] = """
     SELECT lane, watermark, read_offset, restart_offset, dedupe_offset FROM stream_positions
     WHERE topic = %s AND consumer_group = %s AND partition = %s ORDER BY lane
 """
+_READ_OFFSETS: Final[LiteralString] = """
+    SELECT consumer_group, partition, read_offset FROM stream_positions WHERE topic = %s AND lane = %s
+"""
 _OUTBOX: Final[LiteralString] = """
     SELECT id, target_topic, target_partition, key, lane, value FROM stream_outbox
     WHERE topic = %s AND consumer_group = %s AND partition = %s ORDER BY id
@@ -107,6 +110,12 @@ async def take_claim(
     lanes = await (await connection.execute(_POSITIONS, of)).fetchall()
     positions = {lane: Position(lane, *rest) for lane, *rest in lanes}
     return Claim(topic, group, partition, epoch, owner, positions, await outbox(connection, of))
+
+
+async def read_offsets(connection: AsyncConnection[Any], topic: str, lane: str) -> dict[tuple[str, int], str]:
+    """How far one lane is read, by (group, partition), without a claim."""
+    rows = await (await connection.execute(_READ_OFFSETS, (topic, lane))).fetchall()
+    return {(group, partition): offset for group, partition, offset in rows}
 
 
 async def outbox(connection: AsyncConnection[Any], of: tuple[str, str, int]) -> list[OutboxRecord]:

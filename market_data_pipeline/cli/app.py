@@ -41,6 +41,9 @@ COMMANDS: Final = {
     "stream": _Entry(
         "stream", PIPELINE, "Produce, make bars, replay, tail, look at lag and dead letters.", group=True
     ),
+    "backfill": _Entry(
+        "backfill", PIPELINE, "Make the bars of months of files, in many processes, resumable."
+    ),
     "store": _Entry(
         "store", PIPELINE, "Migrate the database; read bars, signals and the job log.", group=True
     ),

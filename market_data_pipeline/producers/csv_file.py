@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, Final
 
@@ -21,9 +22,11 @@ from market_data_core.batch import I64, EventBatch
 from market_data_core.errors import DatasetError
 from market_data_pipeline.producers.event_maker import EventMaker
 from market_data_pipeline.producers.layout import Layout
+from market_data_pipeline.producers.part import Part
 from market_data_pipeline.producers.provider import BadRow
 
 MAX_LINE: Final = 1 << 20
+_BOM: Final = b"\xef\xbb\xbf"
 # Infinity is a number here, as it is to the parser; the rules for events refuse it.
 _NUMBER: Final = re.compile(
     r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|inf(?:inity)?)\Z", re.ASCII | re.IGNORECASE
@@ -38,31 +41,47 @@ _EXACT: Final[dict[str, Any]] = (
 
 
 def read_csv(
-    stream: BinaryIO, place: str, layout: Layout, block_bytes: int = 1 << 21
+    stream: BinaryIO, place: str, layout: Layout, block_bytes: int = 1 << 21, part: Part | None = None
 ) -> Iterator[EventBatch | BadRow]:
     """Events of a CSV in file order, and its bad rows; ``seq`` is the line number, from 1, unless mapped.
+
+    ``part``: only those of this part.
 
     Raises:
         DatasetError: a column is missing, or a line is longer than 1 MiB.
     """
+    for _, rows in csv_parts(stream, place, layout, block_bytes, part):
+        yield from rows
+
+
+def csv_parts(
+    stream: BinaryIO, place: str, layout: Layout, block_bytes: int, part: Part | None = None
+) -> Iterator[tuple[Part, Iterator[EventBatch | BadRow]]]:
+    """The parts of a CSV, of about ``block_bytes`` each, with what is in them: see :func:`read_csv`."""
     reader: _Reader | None = None
-    line = 1
-    for block in _blocks(stream, place, block_bytes):
-        data = block
+    at, line = 0, 1
+    if part is not None and part.start:
+        head = stream.readline(MAX_LINE).removeprefix(_BOM)
+        reader = _Reader(place, layout, head.rstrip(b"\n"))
+        at, line = stream.seek(part.start), part.row
+    for block in _blocks(stream, place, block_bytes, None if part is None else part.stop - part.start):
+        data, first = block, line
         if reader is None:
-            head, _, rest = data.removeprefix(b"\xef\xbb\xbf").partition(b"\n")
+            head, _, rest = data.removeprefix(_BOM).partition(b"\n")
             reader = _Reader(place, layout, head)
-            data, line = (rest, 2) if layout.header else (head + b"\n" + rest, 1)
-        yield from reader.events(data, line)
-        line += data.count(b"\n")
+            data, first = (rest, 2) if layout.header else (head + b"\n" + rest, 1)
+        yield Part(at, at + len(block), line), reader.events(data, first)
+        at, line = at + len(block), line + block.count(b"\n")
     if reader is None and layout.header:
         raise DatasetError(f"{place} is empty, without a header; give a file with rows")
 
 
-def _blocks(stream: BinaryIO, place: str, size: int) -> Iterator[bytes]:
-    """The bytes of ``stream`` in blocks that end with a line."""
+def _blocks(stream: BinaryIO, place: str, size: int, limit: int | None) -> Iterator[bytes]:
+    """The next ``limit`` bytes of ``stream``, or all, in blocks that end with a line."""
     rest = b""
-    while chunk := stream.read(size):
+    left = sys.maxsize if limit is None else limit
+    while chunk := stream.read(min(size, left)):
+        left -= len(chunk)
         data = rest + chunk
         cut = data.rfind(b"\n") + 1
         rest = data[cut:]

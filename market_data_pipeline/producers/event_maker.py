@@ -48,6 +48,7 @@ class EventMaker:
         """The events of ``columns`` (by field), and the rows, by index, that are none, with the reason.
 
         ``rows`` are row numbers, which serve as ``seq`` where no column does. ``symbols`` are codes into names.
+        Without a column of prices they are 0: for those who only ask which symbols are there, and when.
         """
         src_ts, bad_time = self._times(columns["time"])
         n = len(src_ts)
@@ -60,8 +61,10 @@ class EventMaker:
                 reasons.setdefault(i, f"symbol: {self._reasons[symbols[1][int(symbols[0][i])]]}")
         if "price" in columns:
             o = h = l = c = self._price(columns["price"])
-        else:
+        elif "close" in columns:
             o, h, l, c = (self._price(columns[name]) for name in PRICES)
+        else:
+            o = h = l = c = np.zeros(n)
         zeros = np.zeros(n, np.int64)
         batch = EventBatch(
             series=self._series,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,35 @@ from market_data_core.batch import EventBatch
 from market_data_core.errors import DatasetError, MissingExtra
 from market_data_pipeline.producers.event_maker import EventMaker
 from market_data_pipeline.producers.layout import Layout
+from market_data_pipeline.producers.part import Part
 from market_data_pipeline.producers.provider import BadRow
 
 
-def read_parquet(path: Path, layout: Layout, rows: int = 65_536) -> Iterator[EventBatch | BadRow]:
+def read_parquet(
+    path: Path, layout: Layout, rows: int = 65_536, part: Part | None = None
+) -> Iterator[EventBatch | BadRow]:
     """Events of a Parquet file in file order, and its bad rows (as JSON); ``seq`` is the row number, from 1.
+
+    ``part``: only those of these row groups.
 
     Raises:
         MissingExtra: pyarrow is not installed.
         DatasetError: the file is no Parquet, or a column is missing or of a type that cannot be it.
     """
+    with opened(path) as file:
+        names, layout = columns_of(path, file, layout)
+        maker = EventMaker(layout)
+        first = 1 if part is None else part.row
+        groups = None if part is None else range(part.start, part.stop)
+        wanted = sorted(set(names.values()))
+        for table in file.iter_batches(batch_size=rows, row_groups=groups, columns=wanted):
+            yield from _events(path, table, names, maker, first)
+            first += table.num_rows
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Any]:
+    """A ``pyarrow.parquet.ParquetFile``; what is wrong with it becomes a DatasetError."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -32,20 +52,18 @@ def read_parquet(path: Path, layout: Layout, rows: int = 65_536) -> Iterator[Eve
         raise MissingExtra("reading Parquet needs pyarrow; run: pip install 'mdp[parquet]'") from None
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
-            schema = file.schema_arrow
-            names = {
-                field: _name(path, field, column, schema.names, layout)
-                for field, column in layout.columns.items()
-            }
-            layout = _with_time_type(path, schema.field(names["time"]), layout)
-            maker = EventMaker(layout)
-            first = 1
-            wanted = sorted(set(names.values()))
-            for table in file.iter_batches(batch_size=rows, columns=wanted):
-                yield from _events(path, table, names, maker, first)
-                first += table.num_rows
+            yield file
     except pa.ArrowException as error:
         raise DatasetError(f"{path} cannot be read as Parquet: {error}; get the file again") from error
+
+
+def columns_of(path: Path, file: Any, layout: Layout) -> tuple[dict[str, str], Layout]:
+    """The names of the mapped columns by field, and the layout as the type of the time column asks for it."""
+    schema = file.schema_arrow
+    names = {
+        field: _name(path, field, column, schema.names, layout) for field, column in layout.columns.items()
+    }
+    return names, _with_time_type(path, schema.field(names["time"]), layout)
 
 
 def _name(path: Path, field: str, column: str | int, names: list[str], layout: Layout) -> str:

@@ -9,19 +9,23 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, BinaryIO, Final, cast
 
 from market_data_core.batch import EventBatch
 from market_data_core.config import Dataset
 from market_data_core.errors import DatasetError
-from market_data_pipeline.producers.csv_file import read_csv
+from market_data_pipeline.producers.csv_file import csv_parts, read_csv
 from market_data_pipeline.producers.layout import Layout, layout_of, lean_layout
+from market_data_pipeline.producers.part import Part
 from market_data_pipeline.producers.provider import BadRow
 
 _PARQUET: Final = (".parquet", ".pq")
 _DAMAGED: Final = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, gzip.BadGzipFile)
+
+
+Rows = Iterator[EventBatch | BadRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,48 @@ class Source:
     place: str
     earliest: int | None
     end: int | None
-    read: Callable[[int], Iterator[EventBatch | BadRow]]
+    read: Callable[[int], Rows]
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A file, or a file within a zip, and how to read it; goes to other processes as it is.
+
+    ``place``: where it is, for people, and which no other file has.
+    """
+
+    path: Path
+    place: str
+    layout: Layout
+    member: str | None = None
+    parquet: bool = False
+
+    def source(self, part: Part | None = None) -> Source:
+        """Its rows, or those of a part."""
+        return Source(self.place, self.layout.earliest, self.layout.end, lambda size: self._read(size, part))
+
+    def _read(self, block_bytes: int, part: Part | None) -> Rows:
+        if self.parquet:
+            from market_data_pipeline.producers.parquet_file import read_parquet
+
+            with _readable(self.place):
+                yield from read_parquet(self.path, self.layout, max(1024, block_bytes // 32), part)
+            return
+        with _readable(self.place), _opened(self.path, self.member) as stream:
+            yield from read_csv(stream, self.place, self.layout, block_bytes, part)
+
+    def parts(self, block_bytes: int) -> Iterator[tuple[Part, Rows]]:
+        """Its parts, and the times and symbols of what is in each; prices and sizes are not read, and 0."""
+        columns = {k: v for k, v in self.layout.columns.items() if k in ("time", "symbol")}
+        layout = replace(self.layout, columns=columns)
+        if self.parquet:
+            from market_data_pipeline.producers.parquet_groups import parquet_parts
+
+            with _readable(self.place):
+                yield from parquet_parts(self.path, layout)
+            return
+        with _readable(self.place), _opened(self.path, self.member) as stream:
+            yield from csv_parts(stream, self.place, layout, block_bytes)
 
 
 def sources_of(dataset: Dataset, locate: Callable[[str], Path], provider: str, key: str) -> list[Source]:
@@ -44,13 +89,18 @@ def sources_of(dataset: Dataset, locate: Callable[[str], Path], provider: str, k
         DatasetError: there is none, or one is not what the dataset says.
     """
     return [
-        source
-        for path in _paths(dataset.path, locate, key)
-        for source in _inside(path, dataset, provider, key)
+        file.source()
+        for path in paths_of(dataset.path, locate, key)
+        for file in files_in(path, dataset, provider, key)
     ]
 
 
-def _paths(given: str, locate: Callable[[str], Path], key: str) -> list[Path]:
+def paths_of(given: str, locate: Callable[[str], Path], key: str) -> list[Path]:
+    """The files of a path or a pattern, in the order of their names.
+
+    Raises:
+        DatasetError: there is none.
+    """
     path = locate(given)
     if path.is_file():
         return [path]
@@ -63,13 +113,18 @@ def _paths(given: str, locate: Callable[[str], Path], key: str) -> list[Path]:
     return found
 
 
-def _inside(path: Path, dataset: Dataset, provider: str, key: str) -> list[Source]:
+def files_in(path: Path, dataset: Dataset, provider: str, key: str) -> list[DataFile]:
+    """The file of rows at ``path``, or those within it if it is a zip.
+
+    Raises:
+        DatasetError: it is not what the dataset says.
+    """
     if dataset.format == "parquet" or (dataset.format is None and path.suffix.lower() in _PARQUET):
         if dataset.preset is not None:
             raise DatasetError(
                 f"{path} is Parquet, which the preset {dataset.preset} does not read; leave it out"
             )
-        return [_parquet(path, layout_of(dataset, provider, key))]
+        return [DataFile(path, str(path), layout_of(dataset, provider, key), parquet=True)]
     with _readable(str(path)):
         zipped = zipfile.is_zipfile(path)
         if path.suffix.lower() == ".zip" and not zipped:
@@ -82,7 +137,7 @@ def _inside(path: Path, dataset: Dataset, provider: str, key: str) -> list[Sourc
         layout = (
             lean_layout(name, dataset, provider, key) if dataset.preset else layout_of(dataset, provider, key)
         )
-        out.append(_csv(path, member if zipped else None, place, layout))
+        out.append(DataFile(path, place, layout, member if zipped else None))
     return out
 
 
@@ -96,24 +151,6 @@ def _members(path: Path) -> list[str]:
     if not names:
         raise DatasetError(f"{path} is a zip without a file; give one that has CSV files")
     return names
-
-
-def _csv(path: Path, member: str | None, place: str, layout: Layout) -> Source:
-    def read(block_bytes: int) -> Iterator[EventBatch | BadRow]:
-        with _readable(place), _opened(path, member) as stream:
-            yield from read_csv(stream, place, layout, block_bytes)
-
-    return Source(place, layout.earliest, layout.end, read)
-
-
-def _parquet(path: Path, layout: Layout) -> Source:
-    def read(block_bytes: int) -> Iterator[EventBatch | BadRow]:
-        from market_data_pipeline.producers.parquet_file import read_parquet
-
-        with _readable(str(path)):
-            yield from read_parquet(path, layout, rows=max(1024, block_bytes // 32))
-
-    return Source(str(path), None, None, read)
 
 
 @contextmanager

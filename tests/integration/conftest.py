@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 import psycopg
 import pytest
 
 from market_data_store import StoreClient, arrays, schema
+from tests.integration.backfills import Command
 from tests.servers import ServerMissing
 from tests.servers.postgres import PostgresServer
 from tests.servers.timescale import TimescaleServer
@@ -132,3 +134,17 @@ async def matrix_store(pg_url: str) -> AsyncIterator[StoreClient]:
     """A client on each server of the matrix, with the one connection that TimescaleDB in WASM takes."""
     async with await StoreClient.connect(pg_url, pool_size=1, prepare=False) as client:
         yield client
+
+
+@pytest.fixture
+def command(database: str, tmp_path: Path) -> Command:
+    """``mdp backfill`` on a new database."""
+    return Command(tmp_path, database)
+
+
+@pytest.fixture
+def streamed(postgres: PostgresServer, tmp_path: Path) -> Iterator[Command]:
+    """Another database, for the bars of the stream."""
+    name = f"mdp_{next(_numbers)}"
+    yield Command(tmp_path, postgres.create_database(name, _TEMPLATE))
+    postgres.drop_database(name)

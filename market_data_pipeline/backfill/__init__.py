@@ -1,0 +1,1 @@
+"""Bars of months of files, made by many processes: docs/backfill.md."""

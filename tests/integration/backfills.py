@@ -1,0 +1,92 @@
+"""The command as a process, and what it leaves in a database, for the tests of backfills."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from psycopg.rows import tuple_row
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+VALUES = (
+    "provider, symbol, interval, ts, open, high, low, close, volume, volume_lo, notional, notional_lo, vwap, "
+    "n_events, first_ts, first_seq, last_ts, last_seq, revision"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``mdp backfill`` in ``folder`` on the database at ``url``."""
+
+    folder: Path
+    url: str
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("MDP_", "REDIS_", "DATABASE_"))}
+        env = keep | {
+            "MDP_HOME": str(self.folder / "home"),
+            "DATABASE_URL": self.url,
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }
+        command = [sys.executable, "-m", "market_data_pipeline.cli.app", "backfill", "--json", *args]
+        return subprocess.Popen(
+            command, env=env, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *args: str, code: int = 0) -> dict[str, Any]:
+        """Its summary."""
+        return self.end(self.start(*args), code)
+
+    def end(self, process: subprocess.Popen[str], code: int = 0) -> dict[str, Any]:
+        """The summary of a run that was started."""
+        out, err = process.communicate(timeout=240)
+        assert process.returncode == code, (out, err)
+        summary: dict[str, Any] = json.loads(out.splitlines()[-1])
+        return summary
+
+    def rows(self, columns: str = VALUES) -> list[tuple[Any, ...]]:
+        """All bars, in the order of their key."""
+        with psycopg.connect(self.url, row_factory=tuple_row) as connection:
+            query = f"SELECT {columns} FROM bars_ohlcv ORDER BY interval, symbol, ts, provider"
+            return connection.execute(query.encode()).fetchall()
+
+    def versions(self) -> list[tuple[Any, ...]]:
+        """What changes when a row is written, even if its values do not."""
+        return self.rows("interval, symbol, ts, provider, xmin::text, ctid::text")
+
+    def finished(self) -> int:
+        """How many tasks are marked."""
+        with psycopg.connect(self.url, row_factory=tuple_row) as connection:
+            found = connection.execute("SELECT count(*) FROM stream_positions WHERE lane = 'done'").fetchone()
+        return int(found[0]) if found else 0
+
+    def until_finished(self, tasks: int) -> None:
+        """Wait until so many tasks are marked."""
+        waiting = Retrying(
+            retry=retry_if_result(lambda n: n < tasks), wait=wait_fixed(0.02), stop=stop_after_delay(120)
+        )
+        waiting(self.finished)
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The worker processes of a run on this machine."""
+    return [
+        child
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any("spawn_main" in word for word in _cmdline(child))
+    ]
+
+
+def _cmdline(process: psutil.Process) -> Sequence[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return ()

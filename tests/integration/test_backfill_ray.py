@@ -1,0 +1,82 @@
+"""``mdp backfill`` on a Ray cluster of two nodes, one of which dies midway."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from tests.integration.backfills import Command
+from tests.integration.test_backfill import TICKS, configured, days_of_files, stream_ticks
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(
+        importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'mdp[ray]'"
+    ),
+    # Ray leaves pipes and sockets of its processes to the collector, and warns of its own plans.
+    pytest.mark.filterwarnings("ignore"),
+]
+WORKERS = 2
+
+
+class Nodes:
+    """A head and one more node, of a CPU each, on this machine."""
+
+    def __init__(self) -> None:
+        utils: Any = import_module("ray.cluster_utils")
+        quiet = {"include_dashboard": False}
+        self._cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **quiet})
+        self._second = self._cluster.add_node(num_cpus=1)
+        self._cluster.wait_for_nodes()
+
+    @property
+    def address(self) -> str:
+        return str(self._cluster.address)
+
+    def kill_second(self) -> None:
+        """As when a machine loses its power."""
+        self._cluster.remove_node(self._second, allow_graceful=False)
+
+    def stop(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    started = Nodes()
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+def test_a_node_that_dies_midway(command: Command, streamed: Command, nodes: Nodes) -> None:
+    days_of_files(command.folder, days=16)
+    configured(command)
+    asyncio.run(stream_ticks(command.folder, streamed.url))
+    on_ray = (*TICKS, "--engine", "ray", "--ray-address", nodes.address)
+    process = command.start(*on_ray)
+    command.until_finished(6)
+    nodes.kill_second()
+    summary = command.end(process)
+    assert (summary["tasks"], summary["failed"], summary["done"] + summary["skipped"]) == (48, 0, 48)
+    assert (summary["workers"], summary["workers_lost"] >= 1) == (WORKERS, True)
+    assert command.rows() == streamed.rows()
+    again = command.run(*on_ray)
+    assert (again["skipped"], again["done"], again["events"]) == (48, 0, 0)
+
+
+def test_a_poison_file_and_an_address_without_a_cluster(command: Command, nodes: Nodes) -> None:
+    days_of_files(command.folder, days=2)
+    configured(command)
+    (command.folder / "1.csv").write_bytes(b"time,symbol,price,size,seq\nnoon,S1,1,1,1\n")
+    summary = command.run(*TICKS, "--engine", "ray", "--ray-address", nodes.address, code=1)
+    assert (summary["done"], summary["failed"]) == (3, 1)
+    assert summary["failures"][0]["reason"].startswith(f"{command.folder}/1.csv:2 is no event")
