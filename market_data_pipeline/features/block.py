@@ -150,7 +150,7 @@ class Block:
             weighted = changes[1:] * weights[np.minimum(np.arange(n - 2, -1, -1), n - 1 - period)][:, None]
         else:
             # The change after which r others follow weighs weights[r]; the first of them, the seed, all the same.
-            place = np.add.accumulate(self._look.last("present", n), axis=0)
+            place = np.cumsum(self._look.last("present", n), axis=0, dtype=np.int16)
             after = count.astype(np.int16) - np.maximum(place, np.int16(period + 1), out=place)
             weighted = changes * weights.take(after, mode="clip")
             # The oldest bar's change is from one outside. An empty cell has none.

@@ -16,7 +16,7 @@ NO_BAR: Final = -(1 << 62)
 FAR: Final = int(np.iinfo(np.int16).max)
 """In place of a distance: there is no bar before, or it is further away than anything looks."""
 SLACK: Final = 64
-"""Fewest windows held beyond the reach."""
+"""Fewest windows held beyond the reach, unless told."""
 
 EMPTY: Final[dict[str, Any]] = {
     "open": 0.0,
@@ -44,7 +44,7 @@ class BarHistory:
     """The newest windows of every series, of one interval, up to ``reach`` windows behind any bar that is put.
 
     Each column is an array ``[W, S]``: time first, so that one window of all series is one row and a horizon is a
-    few rows. ``W``, a power of two, is at least ``reach + 1 + SLACK``. The bar of window ``w = ts // interval`` of the
+    few rows. ``W``, a power of two, is at least ``reach + 1 + slack``. The bar of window ``w = ts // interval`` of the
     series with code ``s`` is in the cell ``(w mod W, s)``. A series holds the windows ``(newest - W, newest]``, where
     ``newest`` is that of its newest bar, and each series moves on by itself. Where two bars of a series began within
     one window, which only a vendor's can, the later one is held.
@@ -53,11 +53,14 @@ class BarHistory:
     them, so 40 KiB where ``W`` is 512. A page of a column is taken when a series of it comes.
     """
 
-    def __init__(self, interval_ns: int, reach: int, columns: Iterable[str] = EMPTY) -> None:
-        """``columns``: what to hold of each bar, of :data:`EMPTY`; those of :data:`ALWAYS` are always held."""
+    def __init__(
+        self, interval_ns: int, reach: int, columns: Iterable[str] = EMPTY, *, slack: int = SLACK
+    ) -> None:
+        """``columns``: what to hold of each bar, of :data:`EMPTY`; those of :data:`ALWAYS` are always held. ``slack``:
+        how many windows at least can be put, and their features computed, at once."""
         self.interval_ns = interval_ns
         self.reach = reach
-        self.width = 1 << (reach + SLACK).bit_length()
+        self.width = 1 << (reach + slack).bit_length()
         self._interval = format_interval(interval_ns)
         names = ALWAYS.union(columns)
         self._columns: dict[str, NDArray[Any]] = {
@@ -231,7 +234,8 @@ class BarHistory:
             code = len(self._series)
             self._series.append(series)
             if code == len(self._newest):
-                self._grow(max(4, 2 * code))
+                # Never to a power of two: all rows of a column would share a few lines of the cache.
+                self._grow(2 * code + 36)
         self._code[series] = code
         self._newest[code], self._since[code] = NO_BAR, np.iinfo(np.int64).max
         for name, cells in self._columns.items():

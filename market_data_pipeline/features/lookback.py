@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from market_data_core.batch import F64, I32, I64
@@ -16,11 +17,12 @@ class LookBack:
     """The newest windows behind each of ``K`` bars, the bar's own the last, as matrices ``[n, K]``.
 
     Bars of one window (``window`` is a number) are slices of the grid, of all series when ``code`` is a slice: views,
-    as long as the ring does not close within them. Others are gathered cell by cell.
+    as long as the ring does not close within them. Bars of one series (``code`` is a number) in windows that follow
+    each other are copied as runs. Others are gathered cell by cell.
     """
 
     def __init__(
-        self, history: BarHistory, depth: Mapping[str, int], code: I32 | slice, window: int | I64
+        self, history: BarHistory, depth: Mapping[str, int], code: I32 | slice | int, window: int | I64
     ) -> None:
         """``depth``: how many windows of which column can be asked for."""
         self._history = history
@@ -29,7 +31,7 @@ class LookBack:
         self._window = window
         self._matrices: dict[str, NDArray[Any]] = {}
         self._cells: I64 = np.empty((0, 0), np.int64)
-        if isinstance(window, np.ndarray) and not isinstance(code, slice):
+        if isinstance(window, np.ndarray) and isinstance(code, np.ndarray):
             back = np.arange(1 - max(depth.values()), 1)[:, None]
             stride = history.column("present").shape[1]
             self._cells = ((window + back) & (history.width - 1)) * stride + code
@@ -42,16 +44,23 @@ class LookBack:
         return matrix[len(matrix) - n :]
 
     def _gather(self, column: NDArray[Any], n: int) -> NDArray[Any]:
+        if isinstance(self._code, int):
+            return self._run(column[:, self._code], n)
         if not isinstance(self._window, int):
             return column.reshape(-1).take(self._cells[len(self._cells) - n :])
         end = (self._window & (self._history.width - 1)) + 1
-        if end >= n:
-            rows = column[end - n : end]
-            return rows[:, self._code] if isinstance(self._code, slice) else rows.take(self._code, axis=1)
-        parts = [column[end - n :], column[:end]]
+        parts = [column[end - n : end]] if end >= n else [column[end - n :], column[:end]]
         if isinstance(self._code, slice):
-            return np.concatenate([part[:, self._code] for part in parts])
-        return np.concatenate([part.take(self._code, axis=1) for part in parts])
+            parts = [part[:, self._code] for part in parts]
+        else:
+            parts = [part.take(self._code, axis=1) for part in parts]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run(self, ring: NDArray[Any], n: int) -> NDArray[Any]:
+        first, count = np.min(self._window), np.size(self._window)
+        line = ring[np.arange(first - n + 1, first + count) & (self._history.width - 1)]
+        # A copy, in which numpy adds up rows one after the other; see total().
+        return np.ascontiguousarray(sliding_window_view(line, count))
 
 
 def total(matrix: NDArray[Any]) -> F64:

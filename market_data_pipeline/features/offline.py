@@ -9,11 +9,14 @@ import numpy as np
 
 from market_data_core.batch import I32, I64, BarBatch
 from market_data_pipeline.features.definitions import Feature
+from market_data_pipeline.features.history import SLACK
 from market_data_pipeline.features.rolling import RollingFeatures, history_for
 from market_data_pipeline.features.table import FeatureTable
 
 SYMBOLS: Final = 64
 """Symbols that are held at once of a stream that comes symbol by symbol."""
+_SLACK: Final = 2048
+"""Windows of one symbol that are computed at once."""
 
 
 class OfflineFeatures:
@@ -34,10 +37,14 @@ class OfflineFeatures:
         with_previous: bool = False,
     ) -> None:
         """``with_previous``: the bar before each is in its table too; see :meth:`RollingFeatures.table`."""
-        self._history = history_for(features, interval_ns, with_previous=with_previous)
+        slack = _SLACK if by_symbol else SLACK
+        self._history = history_for(features, interval_ns, with_previous=with_previous, slack=slack)
         self._with_previous = with_previous
         self._rolling = RollingFeatures(features, self._history)
         self._by_symbol = by_symbol
+        # glibc hands memory of a block's size back to the system each time, and taking it anew costs more than what is
+        # computed in it, until a larger piece was freed once.
+        np.empty(30 << 20, np.uint8)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from typing import Final
 
 import numpy as np
 
-from market_data_core.batch import F64, I32, I64
+from market_data_core.batch import F64, I32, I64, Mask
 from market_data_core.codecs import format_time
 from market_data_pipeline.features.block import Block, depths
 from market_data_pipeline.features.definitions import Feature
-from market_data_pipeline.features.history import NO_BAR, BarHistory
+from market_data_pipeline.features.history import NO_BAR, SLACK, BarHistory
 from market_data_pipeline.features.lookback import LookBack
 from market_data_pipeline.features.table import FeatureTable
 
@@ -19,15 +19,24 @@ _CELLS: Final = 1 << 17
 """About how many cells a block has of its deepest column: what a core keeps close by."""
 _ROWS: Final = 32
 """Bars of one window that are worth slices of the grid."""
+_RUN: Final = 64
+"""Bars of one series that are worth a block of all windows between them, with gaps shorter than this:"""
+_GAP: Final = 8
 
 
 def history_for(
-    features: Sequence[Feature], interval_ns: int, *, with_previous: bool = True, ahead: int = 0
+    features: Sequence[Feature],
+    interval_ns: int,
+    *,
+    with_previous: bool = True,
+    ahead: int = 0,
+    slack: int = SLACK,
 ) -> BarHistory:
     """An empty history that holds what ``features`` need, of bars and, ``with_previous``, of the bars before them too:
-    about twice as much. ``ahead``: windows more, for whoever puts bars after those that are asked for."""
+    about twice as much. ``ahead``: windows more, for whoever puts bars after those that are asked for. ``slack``: see
+    :class:`BarHistory`."""
     reach = reach_of(features) + (look_back(features) if with_previous else 0) + ahead
-    return BarHistory(interval_ns, reach, depths(tuple(features)))
+    return BarHistory(interval_ns, reach, depths(tuple(features)), slack=slack)
 
 
 def reach_of(features: Sequence[Feature]) -> int:
@@ -108,20 +117,27 @@ class RollingFeatures:
         return ts // self.history.interval_ns * len(self.history.series) + code
 
     def _fill(self, columns: dict[str, F64], code: I32, window: I64) -> None:
-        """Compute every feature of every bar, by blocks."""
+        """Compute every feature of every bar, by blocks: of one window, of one series, and of what is left."""
         order = np.argsort(window, kind="stable")
-        cuts = np.flatnonzero(np.diff(window[order])) + 1
-        groups = np.split(order, cuts)
-        single = [rows for rows in groups if len(rows) < _ROWS]
+        groups, left = _runs(order, np.diff(window[order]) != 0, _ROWS)
         for rows in groups:
-            if len(rows) >= _ROWS:
-                self._same_window(columns, rows, code[rows], int(window[rows[0]]))
-        if single:
-            rows = np.concatenate(single)
-            for part in np.array_split(rows, -(-len(rows) // self._width)):
-                block = Block(LookBack(self.history, self._depth, code[part], window[part]))
-                for feature in self.features:
-                    columns[feature.name][part] = block.compute(feature)
+            self._same_window(columns, rows, code[rows], int(window[rows[0]]))
+        order = left[np.lexsort((window[left], code[left]))]
+        jumps = (np.diff(code[order]) != 0) | (np.diff(window[order]) > _GAP)
+        groups, left = _runs(order, jumps, _RUN)
+        for rows in groups:
+            self._same_series(columns, rows, int(code[rows[0]]), window[rows])
+        if len(left):
+            for rows in np.array_split(left, -(-len(left) // self._width)):
+                self._compute(columns, rows, LookBack(self.history, self._depth, code[rows], window[rows]))
+
+    def _compute(
+        self, columns: dict[str, F64], rows: I64, look: LookBack, chosen: I64 | slice = slice(None)
+    ) -> None:
+        """Fill in ``rows`` with the ``chosen`` bars of a block."""
+        block = Block(look)
+        for feature in self.features:
+            columns[feature.name][rows] = block.compute(feature)[chosen]
 
     @property
     def _width(self) -> int:
@@ -129,19 +145,30 @@ class RollingFeatures:
 
     def _same_window(self, columns: dict[str, F64], rows: I64, code: I32, window: int) -> None:
         low, high = int(code.min()), int(code.max()) + 1
-        if high - low <= 2 * len(code):
-            # Most series of the range have this bar: slices of all cost less than picking some.
-            dense = {feature.name: np.empty(high - low) for feature in self.features}
-            for begin in range(low, high, self._width):
-                part = slice(begin, min(begin + self._width, high))
-                block = Block(LookBack(self.history, self._depth, part, window))
-                for feature in self.features:
-                    dense[feature.name][part.start - low : part.stop - low] = block.compute(feature)
-            for name, values in dense.items():
-                columns[name][rows] = values[code - low]
+        if high - low > 2 * len(code):
+            for some in np.array_split(np.arange(len(rows)), -(-len(rows) // self._width)):
+                self._compute(columns, rows[some], LookBack(self.history, self._depth, code[some], window))
             return
-        for begin in range(0, len(rows), self._width):
-            some = slice(begin, begin + self._width)
-            block = Block(LookBack(self.history, self._depth, code[some], window))
-            for feature in self.features:
-                columns[feature.name][rows[some]] = block.compute(feature)
+        # Most series of the range have this bar: slices of all cost less than picking some.
+        order = np.argsort(code, kind="stable")
+        for begin in range(low, high, self._width):
+            part = slice(begin, min(begin + self._width, high))
+            some = order[slice(*np.searchsorted(code, (part.start, part.stop), sorter=order))]
+            look = LookBack(self.history, self._depth, part, window)
+            self._compute(columns, rows[some], look, code[some].astype(np.int64) - part.start)
+
+    def _same_series(self, columns: dict[str, F64], rows: I64, code: int, window: I64) -> None:
+        for begin in range(int(window[0]), int(window[-1]) + 1, self._width):
+            part = np.arange(begin, min(begin + self._width, int(window[-1]) + 1))
+            some = slice(*np.searchsorted(window, (part[0], part[-1] + 1)))
+            look = LookBack(self.history, self._depth, code, part)
+            self._compute(columns, rows[some], look, window[some] - begin)
+
+
+def _runs(order: I64, ends: Mask, least: int) -> tuple[list[I64], I64]:
+    """``order`` (n) cut behind each of ``ends`` (n - 1): the pieces of ``least`` rows or more, and all other rows."""
+    starts = np.flatnonzero(np.append(True, ends)[: len(order)])
+    lengths = np.diff(starts, append=len(order))
+    long = lengths >= least
+    pieces = zip(starts[long].tolist(), lengths[long].tolist(), strict=True)
+    return [order[start : start + length] for start, length in pieces], order[~np.repeat(long, lengths)]
