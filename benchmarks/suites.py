@@ -292,7 +292,7 @@ def rolling_features(servers: Servers, size: Size, console: Console) -> Report:
         "pandas, groupby().rolling()": partial(run, "by_pandas", some),
     }
     if find_spec("river") is None:
-        console.print("river is not installed, so it is not measured: pip install 'mdp[bench]'")
+        console.print("river is not installed, so it is not measured: pip install 'mdp[bench]'", markup=False)
     else:
         contenders["river"] = partial(run, "by_river", some, 2)
     report.measure(contenders, size.less_rounds, console)
