@@ -64,11 +64,10 @@ class RedisGroup:
         commands = pack("XINFO", "STREAM", stream), pack("XINFO", "GROUPS", stream)
         for _ in range(2):
             about, groups = await self._wire.exchange(*commands, key=stream)
-            handed = None if missing(groups) else last_delivered(groups, self.name)
-            if handed is not None:
-                self._server.check([about])
-                return parse_id(pairs(about)[b"last-generated-id"]), handed
             self._server.check(r for r in (about, groups) if not missing(r))
+            handed = None if missing(groups) else last_delivered(groups, self.name)
+            if handed is not None and not missing(about):
+                return parse_id(pairs(about)[b"last-generated-id"]), handed
             log.warning("group_created_again", stream=stream, group=self.name)
             await self._topics.restore(self.topic)
             await self.create([stream])

@@ -26,12 +26,13 @@ class RedisTrim:
 
     async def stream(self, stream: str, *, retention_ms: int, max_records: int) -> TrimResult:
         """See :meth:`Bus.trim`, for one partition."""
-        groups, keeps, (seconds, micros) = await self._wire.exchange(
+        groups, keeps, told = await self._wire.exchange(
             pack("XINFO", "GROUPS", stream), pack("HGETALL", keep_key(stream)), pack("TIME"), key=stream
         )
         if missing(groups):
             return TrimResult(0, 0)
-        self._server.check([groups, keeps])
+        self._server.check([groups, keeps, told])
+        seconds, micros = told
         needed = await self._needed(stream, groups, pairs(keeps))
         cutoff = max(0, int(seconds) * 1000 + int(micros) // 1000 - retention_ms) << 64
         expired = await self._remove_before(stream, min(needed, cutoff))
