@@ -219,20 +219,22 @@ def test_a_changed_file_is_done_again(command: Command) -> None:
 
 
 def test_fewer_events_replace_a_bar_only_by_force(command: Command) -> None:
-    parts = days_of_files(command.folder, days=1)
+    (events,) = days_of_files(command.folder, days=1)
     configured(command)
-    command.run(*TICKS)
-    before = command.versions()
-    gone = parts[0][0]
-    twice = [e for e in parts[0] if e.symbol == gone.symbol and e.src_ts // MINUTE == gone.src_ts // MINUTE]
-    kept = [e for e in parts[0] if e.event_id != gone.event_id]
-    write(command.folder / "0.csv", kept)
-    summary = command.run(*TICKS)
-    distinct = len({e.event_id for e in twice})
-    assert summary["bars_refused"] == (1 if distinct > 1 else 0)
-    assert command.versions() == before
-    forced = command.run(*TICKS, "--force")
-    assert (forced["skipped"], forced["bars_amended"]) == (0, 1 if distinct > 1 else 0)
+    hourly = (*TICKS, "--window", "1h")
+    command.run(*hourly)
+    before, versions = command.rows("n_events, revision"), command.versions()
+    gone = events[0].event_id
+    write(command.folder / "0.csv", [e for e in events if e.event_id != gone])
+    refused = command.run(*hourly)
+    assert (refused["done"], refused["bars_refused"], refused["bars_amended"]) == (3, 1, 0)
+    assert command.versions() == versions
+    forced = command.run(*hourly, "--force")
+    assert (forced["skipped"], forced["bars_refused"], forced["bars_amended"]) == (0, 0, 1)
+    changed = [
+        (old, new) for old, new in zip(before, command.rows("n_events, revision"), strict=True) if old != new
+    ]
+    assert [(old[0] - new[0], old[1], new[1]) for old, new in changed] == [(1, 1, 2)]
 
 
 def test_two_at_once_on_one_dataset_end_with_the_same_table(command: Command, streamed: Command) -> None:
