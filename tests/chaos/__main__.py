@@ -30,7 +30,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="as short as in the tests")
     parser.add_argument("--seed", type=int, default=None, help="the seed of a run to repeat")
     parser.add_argument("--rate", type=int, default=None, help="events a second")
-    parser.add_argument("--kills", type=int, default=None, help="kill -9 of workers in the scenario kills")
+    parser.add_argument("--kills", type=int, default=None, help="kill -9 in the scenarios kills and signals")
     parser.add_argument("--results", type=Path, default=Path("chaos-results"), help="folder of the JSON")
     parser.add_argument("--keep", action="store_true", help="keep logs and data of what passed, too")
     arguments = parser.parse_args()
@@ -67,9 +67,10 @@ async def _all(arguments: argparse.Namespace) -> int:
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, task.cancel)  # so that everything started is ended
     scale = SHORT if arguments.short else FULL
-    for name in ("rate", "kills"):
-        if getattr(arguments, name) is not None:
-            scale = replace(scale, **{name: getattr(arguments, name)})
+    if arguments.rate is not None:
+        scale = replace(scale, rate=arguments.rate)
+    if arguments.kills is not None:
+        scale = replace(scale, kills=arguments.kills, signals=replace(scale.signals, kills=arguments.kills))
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     reports = []
     for name in arguments.scenarios or SCENARIOS:

@@ -18,7 +18,7 @@ from tests.servers.kafka import KafkaServer
 from tests.servers.wire import Wire
 
 BUSES = ("redis", "kafka")
-DOORS = 24
+DOORS = 40
 """Ways through a proxy to the broker of Kafka, one for each process of a scenario."""
 
 

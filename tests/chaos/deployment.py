@@ -1,4 +1,4 @@
-"""What one scenario runs on: servers, micro-batchers and a producer as processes of their own."""
+"""What one scenario runs on: servers, micro-batchers, inference and a producer as processes of their own."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 
-from market_data_core.errors import BusError
 from market_data_core.events import format_interval
+from tests.chaos.crew import Crew
 from tests.chaos.load import Load
-from tests.chaos.processes import STOPPED_AT_ITS_START, Process
+from tests.chaos.processes import Process
 from tests.chaos.servers import Servers, Wires
+from tests.chaos.signals_oracle import FEATURES, rules
 from tests.chaos.waiting import until
 from tests.chaos.watch import CommitWatch
 
 PARTITIONS = 4
 WORKERS = 3
+INFERRERS = 2
 WINDOW_NS = 1_000_000_000
 HORIZON_MS = 6000
 """More than the latest event of the load is late, and less than an outage lasts."""
@@ -43,6 +46,13 @@ micro_batch:
   allow_late_ms: 300
   flush_timeout_ms: 1000
   dedupe_horizon_ms: {horizon_ms}
+features:
+  windows: {features}
+inference:
+  group: {name}.inference
+  adapters:
+    rules:
+      file: {rules}
 telemetry:
   metrics_port: 0
 """
@@ -59,23 +69,39 @@ class Plan:
     lease_ms: int = 2000
     wired: bool = False
 
+    @property
+    def events(self) -> int:
+        """The most events of a symbol in one window."""
+        return -(-self.rate // self.symbols)
+
 
 class Deployment:
-    """Entered: workers own every partition and events flow. Left: nothing of it runs any more."""
+    """Entered: workers own every partition and events flow; inference begins when it is asked for. Left: nothing of it
+    runs any more."""
 
     def __init__(self, servers: Servers, plan: Plan, folder: Path) -> None:
         self.servers, self.plan, self.folder = servers, plan, folder
         self.topic, self.bars_topic = f"{plan.name}.events", f"{plan.name}.bars"
-        self.workers: list[Process] = []
-        self.past: list[Process] = []
+        self.signals_topic = f"{plan.name}.signals"
         self.wires: dict[str, Wires] = {}
         self.producer: Process | None = None
         self.load: Load | None = None
         self.until = 0
         self._began = 0.0
-        self._numbers = 0
         self._stack = contextlib.AsyncExitStack()
-        self.watch = CommitWatch(servers.postgres_url, self.topic, plan.name)
+        self._config = folder / "chaos.yaml"
+        self.batchers = self._crew(
+            "worker", self.topic, plan.name, "micro-batch", "--window", format_interval(WINDOW_NS)
+        )
+        self.inferrers = self._crew(
+            "infer", self.bars_topic, f"{plan.name}.inference", "infer", "--adapter", "rules"
+        )
+
+    def _crew(self, role: str, topic: str, group: str, *command: str) -> Crew:
+        argv = ["-m", "market_data_pipeline.cli.app", "--config", str(self._config), "--json", "stream"]
+        return Crew(
+            role, [*argv, *command], self._process, CommitWatch(self.servers.postgres_url, topic, group)
+        )
 
     async def __aenter__(self) -> Self:
         try:
@@ -86,55 +112,70 @@ class Deployment:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        for process in self._all():
-            process.end()
+        for crew in (self.batchers, self.inferrers):
+            for process in (*crew.workers, *crew.past):
+                process.end()
+        if self.producer is not None:
+            self.producer.end()
         await self._stack.aclose()
-
-    def _all(self) -> list[Process]:
-        return [*self.workers, *self.past, *([self.producer] if self.producer else [])]
 
     async def _start(self) -> None:
         plan = self.plan
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._config = self.folder / "chaos.yaml"
+        rules_file = self.folder / "rules.yaml"
+        rules_file.write_text(rules(plan.events))
         self._config.write_text(
             _CONFIG.format(
-                name=plan.name, partitions=PARTITIONS, lease_ms=plan.lease_ms, horizon_ms=HORIZON_MS
+                name=plan.name,
+                partitions=PARTITIONS,
+                lease_ms=plan.lease_ms,
+                horizon_ms=HORIZON_MS,
+                features=FEATURES,
+                rules=rules_file,
             )
         )
         async with self.servers.open_bus() as bus:
-            for topic in (self.topic, self.bars_topic):
+            for topic in (self.topic, self.bars_topic, self.signals_topic):
                 await bus.ensure_topic(topic, PARTITIONS)
-        await self._keep_bars()
-        await self._stack.enter_async_context(self.watch)
+        await self._keep()
+        await self._stack.enter_async_context(self.batchers.watch)
         for _ in range(WORKERS):
-            await self.join()
-        await until("every partition has an owner", 120, lambda: len(self.watch.held) == PARTITIONS)
+            await self.batchers.join()
+        await until("every partition has an owner", 120, lambda: self.batchers.owned(PARTITIONS))
         start = time.time_ns() // WINDOW_NS * WINDOW_NS
         self.load = Load(plan.name, self.topic, PARTITIONS, plan.symbols, plan.rate, plan.seed, start)
         described = msgspec.json.encode(self.load).decode()
         self.producer = await self._process("producer", ["-m", "tests.chaos.load", described], talks=True)
         self._began = time.monotonic()
-        await until("every partition has a commit", 120, self._committing)
+        await self._committing(self.batchers)
 
-    async def _keep_bars(self) -> None:
+    async def infer(self) -> None:
+        """Begin to make signals, of all bars from the first on."""
+        await self._stack.enter_async_context(self.inferrers.watch)
+        for _ in range(INFERRERS):
+            await self.inferrers.join()
+        await self._committing(self.inferrers)
+
+    async def _keep(self) -> None:
         """A group that acknowledges nothing: what is published stays, however short the retention."""
-        async with (
-            self.servers.open_bus() as bus,
-            bus.consumer(self.bars_topic, AUDITOR, AUDITOR) as auditor,
-        ):
-            owned: set[int] = set()
-            while len(owned) < PARTITIONS:
-                for partition in (await auditor.poll(1)).assigned:
-                    await auditor.seek(partition, None)
-                    await auditor.ack(partition, -1)
-                    owned.add(partition)
+        async with self.servers.open_bus() as bus:
+            for topic in (self.bars_topic, self.signals_topic):
+                async with bus.consumer(topic, AUDITOR, AUDITOR) as auditor:
+                    owned: set[int] = set()
+                    while len(owned) < PARTITIONS:
+                        for partition in (await auditor.poll(1)).assigned:
+                            await auditor.seek(partition, None)
+                            await auditor.ack(partition, -1)
+                            owned.add(partition)
 
-    def _committing(self) -> bool:
-        self.check()
-        return len(self.watch.held) == PARTITIONS and all(h.flushes > 0 for h in self.watch.held.values())
+    async def _committing(self, crew: Crew) -> None:
+        def committing() -> bool:
+            self.check()
+            return crew.committing(PARTITIONS)
 
-    async def _process(self, name: str, argv: list[str], *, talks: bool = False) -> Process:
+        await until(f"every partition of the {crew.role}s has a commit", 120, committing)
+
+    async def _process(self, name: str, argv: Sequence[str], *, talks: bool = False) -> Process:
         env = {k: v for k, v in os.environ.items() if k not in _FOREIGN}
         env |= {"MDP_HOME": str(self.servers.home)} | self.servers.bus.environment()
         if self.plan.wired:
@@ -142,44 +183,14 @@ class Deployment:
             env |= wires.env
         return Process(name, argv, env, self.folder, talks=talks)
 
-    async def join(self) -> Process:
-        """One more worker."""
-        self._numbers += 1
-        worker = await self._process(
-            f"worker-{self._numbers}",
-            [
-                *("-m", "market_data_pipeline.cli.app", "--config", str(self._config), "--json"),
-                *("stream", "micro-batch", "--window", format_interval(WINDOW_NS)),
-            ],
-        )
-        self.workers.append(worker)
-        return worker
-
-    def kill(self, worker: Process) -> None:
-        """``kill -9`` of a worker, wherever it is in its life."""
-        self.watch.killed(worker.pid)
-        worker.kill()
-        self.workers.remove(worker)
-        self.past.append(worker)
-
-    async def leave(self, worker: Process) -> None:
-        """SIGTERM at any moment, and its orderly end."""
-        worker.dismiss()
-        self.workers.remove(worker)
-        self.past.append(worker)
-        await worker.gone(30, codes=(0, *STOPPED_AT_ITS_START))
-
-    def owners(self) -> list[Process]:
-        """Workers that hold a partition."""
-        return [w for w in self.workers if self.watch.of(w.pid)]
-
     def check(self) -> None:
         """See that nobody ended who was not ended by the harness.
 
         Raises:
             AssertionError: somebody did.
         """
-        for process in (*self.workers, *([self.producer] if self.producer else [])):
+        workers = (*self.batchers.workers, *self.inferrers.workers)
+        for process in (*workers, *([self.producer] if self.producer else [])):
             code = process.code
             assert code is None, f"{process.name} ended by itself with {code}: {process.last_words()}"
 
@@ -191,15 +202,9 @@ class Deployment:
             await asyncio.sleep(min(left, 0.1))
 
     async def progress(self, seconds: float = 120) -> None:
-        """Wait until every partition has commits again that it has not now."""
-        before = {p: (h.epoch, h.flushes) for p, h in self.watch.held.items()}
-
-        def moved() -> bool:
-            self.check()
-            now = {p: (h.epoch, h.flushes) for p, h in self.watch.held.items()}
-            return all(now[p] > before[p] and now[p][1] > 0 for p in before)
-
-        await until("every partition commits", seconds, moved)
+        """Wait until everybody commits again, each partition of each crew."""
+        for crew in (self.batchers, self.inferrers):
+            await crew.progress(self.check, seconds)
 
     async def finish_load(self) -> float:
         """End the load at a second of event time from now, and wait for the producer; seconds it ran."""
@@ -211,36 +216,9 @@ class Deployment:
         return time.monotonic() - self._began
 
     async def drained(self, seconds: float) -> float:
-        """Wait until every worker has joined and every record is acknowledged, which follows the commit and the
-        publishing of all bars."""
+        """Wait until every event is in the bars, and every bar in the signals if they are made."""
         async with self.servers.open_bus() as bus:
-
-            async def done() -> bool:
-                for worker in self.workers:
-                    assert worker.code is None, f"{worker.name} ended by itself: {worker.last_words()}"
-                try:
-                    (status,) = await bus.status([self.topic])
-                except BusError:
-                    return False
-                mine = [g for g in status.groups if g.group == self.plan.name]
-                parts = mine[0].partitions if mine else []
-                if len(parts) != PARTITIONS or len(mine[0].members) != len(self.workers):
-                    return False
-                return all(p.lag == 0 and p.pending == 0 for p in parts)
-
-            return await until("the group has handled every record", seconds, done)
-
-    async def dismiss(self) -> list[dict[str, Any]]:
-        """End all workers in order; their results."""
-        for worker in self.workers:
-            worker.dismiss()
-        for worker in self.workers:
-            await worker.gone(30)
-        ended = [w for w in (*self.workers, *self.past) if w.code == 0]
-        for worker in ended:
-            assert worker.result()["fenced"] == worker.fenced(), f"{worker.name} counts other than it logs"
-        return [worker.result() for worker in ended]
-
-    def fenced(self) -> int:
-        """Writes refused to workers that had been replaced, by their logs."""
-        return sum(worker.fenced() for worker in (*self.workers, *self.past))
+            waited = await self.batchers.drained(bus, PARTITIONS, seconds)
+            if self.inferrers.workers:
+                waited += await self.inferrers.drained(bus, PARTITIONS, seconds)
+        return waited

@@ -5,10 +5,59 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+
+
+def _middle_and_longest(seconds: Sequence[float]) -> tuple[float | None, float | None]:
+    if not seconds:
+        return None, None
+    return round(statistics.median(seconds), 2), round(max(seconds), 2)
+
+
+@dataclass(slots=True)
+class SignalsReport:
+    """What became of the signals. ``unsure``: left out of the comparison, since rounding decides them."""
+
+    fenced: int = 0
+    flushes: int = 0
+    signals: int = 0
+    by_name: dict[str, int] = field(default_factory=dict)
+    withdrawn: int = 0
+    records: int = 0
+    unsure: int = 0
+    lost: int = 0
+    doubled: int = 0
+    unwanted: int = 0
+    wrong: int = 0
+    wrong_published: int = 0
+    recovery_s: list[float] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        p50, longest = _middle_and_longest(self.recovery_s)
+        return asdict(self) | {"recovery_s": {"p50": p50, "max": longest, "measured": len(self.recovery_s)}}
+
+    def cells(self) -> dict[str, str]:
+        """The rows that it adds to the table."""
+        p50, longest = _middle_and_longest(self.recovery_s)
+        return {
+            "fenced writes of infer": f"{self.fenced:,}",
+            "signals": f"{self.signals:,}",
+            "of these withdrawn": f"{self.withdrawn:,}",
+            "too close to tell": f"{self.unsure:,}",
+            "lost signals": f"{self.lost:,}",
+            "doubled signals": f"{self.doubled:,}",
+            "signals that should not be": f"{self.unwanted:,}",
+            "wrong signals": f"{self.wrong:,}",
+            "wrong signals on the topic": f"{self.wrong_published:,}",
+            "infer recovery p50, s": "" if p50 is None else f"{p50:.2f}",
+            "infer recovery max, s": "" if longest is None else f"{longest:.2f}",
+        }
+
+
+NO_SIGNALS: Final = dict.fromkeys(SignalsReport().cells(), "")
 
 
 @dataclass(slots=True)
@@ -35,19 +84,19 @@ class Report:
     recovery_s: list[float] = field(default_factory=list)
     retries: int = 0
     spooled: int = 0
+    signals: SignalsReport | None = None
     failures: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
     def recovery(self) -> tuple[float | None, float | None]:
         """Median and longest."""
-        if not self.recovery_s:
-            return None, None
-        return round(statistics.median(self.recovery_s), 2), round(max(self.recovery_s), 2)
+        return _middle_and_longest(self.recovery_s)
 
     def as_dict(self) -> dict[str, Any]:
         p50, longest = self.recovery()
         return asdict(self) | {
             "recovery_s": {"p50": p50, "max": longest, "measured": len(self.recovery_s)},
+            "signals": None if self.signals is None else self.signals.as_dict(),
             "passed": not self.failures,
         }
 
@@ -76,6 +125,7 @@ def table(reports: Sequence[Report]) -> None:
             "wrong or missing on the topic": f"{report.wrong_published:,}",
             "recovery p50, s": "" if p50 is None else f"{p50:.2f}",
             "recovery max, s": "" if longest is None else f"{longest:.2f}",
+            **(NO_SIGNALS if report.signals is None else report.signals.cells()),
             "drained after, s": f"{report.drain_seconds:.1f}",
             "verdict": "failed" if report.failures else "right",
         }

@@ -1,4 +1,4 @@
-"""The five scenarios: what is done to the deployment, and the one run that all of them share.
+"""The scenarios: what is done to the deployment, and the one run that all of them share.
 
 Every random choice comes from one generator, seeded by the run's seed and the scenario's name, and every blow is
 logged with its time, so that a failing seed can be run again. What the operating system does between two blows
@@ -15,17 +15,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+import polars as pl
 import psutil
 import psycopg
 
-from tests.chaos import audit, oracle
-from tests.chaos.deployment import HORIZON_MS, PARTITIONS, WINDOW_NS, WORKERS, Deployment, Plan
+from tests.chaos import audit, oracle, signals_audit, signals_oracle
+from tests.chaos.crew import Crew
+from tests.chaos.deployment import HORIZON_MS, PARTITIONS, WINDOW_NS, Deployment, Plan
 from tests.chaos.processes import Process
-from tests.chaos.report import Report
+from tests.chaos.report import Report, SignalsReport
 from tests.chaos.servers import PostgresDeath, Servers, Wires
 from tests.chaos.waiting import until
 
 Moment = Literal["any", "before the lock", "holding the lock"]
+
+
+@dataclass(frozen=True, slots=True)
+class SignalsScale:
+    """How much of everything in the scenario signals; ``batchers``: how often micro-batchers are killed."""
+
+    kills: int
+    stops: int
+    changes: int
+    batchers: int
+    crashes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +52,7 @@ class Scale:
     cut_s: float
     turns: int
     changes: int
+    signals: SignalsScale
 
 
 FULL: Final = Scale(
@@ -49,6 +63,7 @@ FULL: Final = Scale(
     cut_s=10.0,
     turns=8,
     changes=30,
+    signals=SignalsScale(kills=50, stops=5, changes=8, batchers=5, crashes=1),
 )
 SHORT: Final = Scale(
     rate=20_000,
@@ -58,6 +73,7 @@ SHORT: Final = Scale(
     cut_s=2.5,
     turns=3,
     changes=4,
+    signals=SignalsScale(kills=4, stops=1, changes=2, batchers=1, crashes=0),
 )
 MEDLEY: Final = "medley"
 """All scenarios one after another on one deployment, with one recount at the end: what the tests run, shortened."""
@@ -89,26 +105,31 @@ class Blows:
 
 
 async def kills(blows: Blows) -> None:
-    """``kill -9`` of workers at random moments, sometimes of several at once; a supervisor starts each again."""
-    d, rng = blows.deployment, blows.rng
+    """``kill -9`` of micro-batchers at random moments, sometimes of several at once; a supervisor starts each again."""
     while blows.counts["kills"] < blows.scale.kills:
-        if rng.random() < 0.7:  # the others strike into the recovery from the one before
-            await until("what lost its owner commits", 120, lambda: not d.watch.unrecovered)
-        await blows.pause(0.1, 1.5)
-        victims = [rng.choice(d.workers)]
-        chance = rng.random()
-        if chance < 0.1:
-            victims = rng.sample(d.workers, rng.randint(2, WORKERS))
-        elif chance < 0.8:  # the others may be starting, or wait for a partition
-            await until("somebody owns a partition", 60, lambda: bool(d.owners()))
-            victims = [rng.choice(d.owners())]
-        for worker in victims:
-            blows.note(f"kill -9 {worker.name}, which holds {d.watch.of(worker.pid)}")
-            d.kill(worker)
-            blows.counts["kills"] += 1
-        for _ in victims:
-            await d.join()
-    await until("what lost its owner commits", 120, lambda: not d.watch.unrecovered)
+        await _kill(blows, blows.deployment.batchers, "kills")
+    await blows.deployment.batchers.recovered()
+
+
+async def _kill(blows: Blows, crew: Crew, counted: str) -> None:
+    """Kill one or more of ``crew``, and start as many."""
+    rng = blows.rng
+    if rng.random() < 0.7:  # the others strike into the recovery from the one before
+        await crew.recovered()
+    await blows.pause(0.1, 1.5)
+    victims = [rng.choice(crew.workers)]
+    chance = rng.random()
+    if chance < 0.1:
+        victims = rng.sample(crew.workers, rng.randint(2, len(crew.workers)))
+    elif chance < 0.8:  # the others may be starting, or wait for a partition
+        await until("somebody owns a partition", 60, lambda: bool(crew.owners()))
+        victims = [rng.choice(crew.owners())]
+    for worker in victims:
+        blows.note(f"kill -9 {worker.name}, which holds {crew.watch.of(worker.pid)}")
+        crew.kill(worker)
+        blows.counts[counted] += 1
+    for _ in victims:
+        await crew.join()
 
 
 # --- (2) ---------------------------------------------------------------------------------------------------------
@@ -120,24 +141,30 @@ async def stops(blows: Blows) -> None:
     moments = list(blows.scale.stops)
     rng.shuffle(moments)
     for moment in moments:
-        await blows.pause(0.5, 2.0)
-        victim = await _stopped(blows, moment)
-        before = {p: d.watch.held[p].epoch for p in d.watch.of(victim.pid)}
-        blows.note(f"stopped {victim.name} {moment}, which holds {sorted(before)}")
-        blows.counts["stops"] += 1
-        # Nobody may wait for a stopped owner for longer than its lease and the limit of an idle transaction.
-        waited = await until(
-            "others take over from a stopped owner",
-            30,
-            lambda before=before: all(d.watch.held[p].epoch > epoch for p, epoch in before.items()),  # type: ignore[misc]
-        )
-        await blows.pause(0.0, d.plan.lease_ms / 1000)
-        victim.go_on()
-        blows.note(f"{victim.name} goes on; others had its partitions after {waited:.2f} s")
+        await _stop(blows, d.batchers, moment, "stops")
     await d.progress()
 
 
-async def _stopped(blows: Blows, moment: Moment) -> Process:
+async def _stop(blows: Blows, crew: Crew, moment: Moment, counted: str) -> None:
+    """Stop an owner of ``crew`` for longer than its lease."""
+    d = blows.deployment
+    await blows.pause(0.5, 2.0)
+    victim = await _stopped(blows, crew, moment)
+    before = {p: crew.watch.held[p].epoch for p in crew.watch.of(victim.pid)}
+    blows.note(f"stopped {victim.name} {moment}, which holds {sorted(before)}")
+    blows.counts[counted] += 1
+    # Nobody may wait for a stopped owner for longer than its lease and the limit of an idle transaction.
+    waited = await until(
+        "others take over from a stopped owner",
+        30,
+        lambda: all(crew.watch.held[p].epoch > epoch for p, epoch in before.items()),
+    )
+    await blows.pause(0.0, d.plan.lease_ms / 1000)
+    victim.go_on()
+    blows.note(f"{victim.name} goes on; others had its partitions after {waited:.2f} s")
+
+
+async def _stopped(blows: Blows, crew: Crew, moment: Moment) -> Process:
     """An owner, stopped: at a random moment, or at random moments again and again until one is inside of a
     transaction, before it has locked the claim or after."""
     d, rng = blows.deployment, blows.rng
@@ -148,12 +175,12 @@ async def _stopped(blows: Blows, moment: Moment) -> Process:
         while True:
             assert time.monotonic() < deadline, f"no owner was ever caught {moment}"
             await blows.pause(0.0, 0.01)
-            await until("somebody owns a partition", 60, lambda: bool(d.owners()))
-            victim = rng.choice(d.owners())
+            await until("somebody owns a partition", 60, lambda: bool(crew.owners()))
+            victim = rng.choice(crew.owners())
             await victim.pause()
             mine = d.wires[victim.name].postgres.ports if d.plan.wired else _ports(victim.pid, port)
             caught = moment == "any" or moment in await _moments(connection, mine)
-            if caught and d.watch.of(victim.pid):
+            if caught and crew.watch.of(victim.pid):
                 return victim
             victim.go_on()
 
@@ -168,13 +195,16 @@ async def _moments(connection: psycopg.AsyncConnection[Any], mine: list[int]) ->
     """Where the transactions of a stopped process stand, whose connections come from the ports ``mine``."""
     ask = "SELECT state, query FROM pg_stat_activity WHERE client_port = ANY(%s) AND xact_start IS NOT NULL"
     found: list[tuple[str, str]] = await (await connection.execute(ask, (mine,))).fetchall()
+    deadline = time.monotonic() + 1
     while any(state == "active" for state, _ in found):
+        if time.monotonic() > deadline:
+            return set()  # it waits to be rid of a long answer, and who is stopped takes none
         found = await (await connection.execute(ask, (mine,))).fetchall()
     out: set[Moment] = set()
     for _, query in found:
         if query == "BEGIN":
             out.add("before the lock")
-        elif "stream_" in query or "bars_ohlcv" in query:
+        elif "stream_" in query or "bars_ohlcv" in query or "signals" in query:
             out.add("holding the lock")
     return out
 
@@ -184,23 +214,28 @@ async def _moments(connection: psycopg.AsyncConnection[Any], mine: list[int]) ->
 
 async def crashes(blows: Blows) -> None:
     """``kill -9`` of a server, which comes back on its data after a while; nobody else is started again."""
-    d, rng = blows.deployment, blows.rng
     for how in blows.scale.crashes:
-        for what in rng.sample(("bus", "postgres"), 2):
-            await blows.pause(0.5, 2.0)
-            if what == "bus":
-                blows.note(f"kill -9 {d.servers.bus.name}")
-                await d.servers.bus.kill()
-            else:
-                blows.note(f"kill -9 postgres: {how}")
-                await d.servers.kill_postgres(how)
-            blows.counts[f"{what} kills"] += 1
-            await blows.pause(0.0, 3.0)
-            await d.servers.revive()
-            blows.note(f"{what} is back")
-            began = time.monotonic()
-            await d.progress()
-            blows.note(f"every partition commits again, {time.monotonic() - began:.2f} s after")
+        await _crash(blows, how)
+
+
+async def _crash(blows: Blows, how: PostgresDeath) -> None:
+    """Kill Redis and PostgreSQL, one after the other."""
+    d = blows.deployment
+    for what in blows.rng.sample(("bus", "postgres"), 2):
+        await blows.pause(0.5, 2.0)
+        if what == "bus":
+            blows.note(f"kill -9 {d.servers.bus.name}")
+            await d.servers.bus.kill()
+        else:
+            blows.note(f"kill -9 postgres: {how}")
+            await d.servers.kill_postgres(how)
+        blows.counts[f"{what} kills"] += 1
+        await blows.pause(0.0, 3.0)
+        await d.servers.revive()
+        blows.note(f"{what} is back")
+        began = time.monotonic()
+        await d.progress()
+        blows.note(f"every partition commits again, {time.monotonic() - began:.2f} s after")
 
 
 # --- (4) ---------------------------------------------------------------------------------------------------------
@@ -209,12 +244,14 @@ async def crashes(blows: Blows) -> None:
 async def cuts(blows: Blows) -> None:
     """The wire to the bus, to PostgreSQL and to both is cut, then frozen; that of one worker alone; the producer's."""
     d, rng = blows.deployment, blows.rng
-    everybody = [d.wires[p.name] for p in (*d.workers, d.producer) if p is not None]
+    everybody = [d.wires[p.name] for p in (*d.batchers.workers, d.producer) if p is not None]
     turns: list[tuple[str, str, list[Wires]]] = [
         (how, what, everybody) for how in ("cut", "frozen") for what in ("bus", "postgres")
     ]
     turns.append((rng.choice(("cut", "frozen")), "both", everybody))
-    turns += [("frozen", what, [d.wires[rng.choice(d.workers).name]]) for what in ("bus", "postgres")]
+    turns += [
+        ("frozen", what, [d.wires[rng.choice(d.batchers.workers).name]]) for what in ("bus", "postgres")
+    ]
     rng.shuffle(turns)
     for how, what, wires in turns[: blows.scale.turns - 1]:
         await blows.pause(0.5, 2.0)
@@ -261,19 +298,52 @@ def _chosen(wires: Wires, what: str) -> list[Any]:
 
 async def joins(blows: Blows) -> None:
     """Every few seconds a worker joins or one leaves in order."""
-    d, rng = blows.deployment, blows.rng
     for _ in range(blows.scale.changes):
         await blows.pause(0.5, 3.0)
-        if len(d.workers) <= 2 or (len(d.workers) < 6 and rng.random() < 0.5):
-            worker = await d.join()
-            blows.note(f"{worker.name} joins")
-            blows.counts["joins"] += 1
-        else:
-            worker = rng.choice(d.workers)
-            blows.note(f"{worker.name} leaves, which holds {d.watch.of(worker.pid)}")
-            await d.leave(worker)
-            blows.counts["leaves"] += 1
-    await d.progress()
+        await _change(blows, blows.deployment.batchers, 6, "")
+    await blows.deployment.progress()
+
+
+async def _change(blows: Blows, crew: Crew, most: int, whose: str) -> None:
+    """One joins ``crew``, or one of more than two leaves in order."""
+    rng = blows.rng
+    if len(crew.workers) <= 2 or (len(crew.workers) < most and rng.random() < 0.5):
+        worker = await crew.join()
+        blows.note(f"{worker.name} joins")
+        blows.counts[f"{whose}joins"] += 1
+    else:
+        worker = rng.choice(crew.workers)
+        blows.note(f"{worker.name} leaves, which holds {crew.watch.of(worker.pid)}")
+        await crew.leave(worker)
+        blows.counts[f"{whose}leaves"] += 1
+
+
+# --- (6) ---------------------------------------------------------------------------------------------------------
+
+
+async def signals(blows: Blows) -> None:
+    """Those who make signals of the bars are killed, stopped beyond their lease, join and leave; now and then a
+    micro-batcher is killed, and each server once."""
+    d, rng, scale = blows.deployment, blows.rng, blows.scale.signals
+    await d.infer()
+    turns = ["kill"] * scale.kills + ["stop"] * scale.stops + ["change"] * scale.changes
+    turns += ["batcher"] * scale.batchers + ["crash"] * scale.crashes
+    rng.shuffle(turns)
+    for turn in turns:
+        if turn == "kill" and blows.counts["infer kills"] < scale.kills:
+            await _kill(blows, d.inferrers, "infer kills")
+        elif turn == "stop":
+            await d.inferrers.recovered()
+            await _stop(blows, d.inferrers, "before the lock", "infer stops")
+        elif turn == "change":
+            await blows.pause(0.2, 1.0)
+            await _change(blows, d.inferrers, 4, "infer ")
+        elif turn == "batcher":
+            await _kill(blows, d.batchers, "kills")
+        elif turn == "crash":
+            await _crash(blows, "all")
+    for crew in (d.batchers, d.inferrers):
+        await crew.recovered()
 
 
 SCENARIOS: Final[dict[str, Callable[[Blows], Awaitable[None]]]] = {
@@ -282,6 +352,7 @@ SCENARIOS: Final[dict[str, Callable[[Blows], Awaitable[None]]]] = {
     "crashes": crashes,
     "cuts": cuts,
     "joins": joins,
+    "signals": signals,
 }
 
 
@@ -306,33 +377,35 @@ async def run(
         blows = Blows(d, scale, random.Random(f"{seed}/{name}"), say)
         report.log = blows.log
         for each in chosen:
-            started = [p.pid for p in d.workers]
+            started = [p.pid for p in d.batchers.workers]
             await SCENARIOS[each](blows)
-            if each not in ("kills", "joins"):
-                assert [p.pid for p in d.workers] == started, "a worker was started again"
+            if each not in ("kills", "joins", "signals"):
+                assert [p.pid for p in d.batchers.workers] == started, "a worker was started again"
         report.seconds = round(await d.finish_load(), 1)
         report.drain_seconds = round(await d.drained(120), 1)
         assert d.producer is not None
         produced = d.producer.result()
-        results = await d.dismiss()
+        batched, inferred = await d.batchers.dismiss(), await d.inferrers.dismiss()
         report.blows = dict(blows.counts)
-        report.flushes = d.watch.flushes
-        report.recovery_s = d.watch.recoveries
+        report.flushes = d.batchers.watch.flushes
+        report.recovery_s = d.batchers.watch.recoveries
         report.spooled = produced["spooled"]
         report.events_per_second = round(produced["rate"])
-        report.fenced = d.fenced()
-        report.retries = sum(r["retries"] for r in results)
+        report.fenced = d.batchers.fenced()
+        report.retries = sum(r["retries"] for r in batched + inferred)
         if produced["unpublished"] or produced["dropped"] or produced["spool_events"]:
             report.failures.append(f"the producer kept events: {produced}")
         if "stops" in chosen and not report.fenced:
             report.failures.append("no write of a stopped owner was refused")
-        await _recount(d, report)
+        table = await _recount(d, report)
+        if "signals" in chosen:
+            report.signals = await _recount_signals(d, table, report.failures)
     say(f"{name}: {'; '.join(report.failures) or 'right'}")
     return report
 
 
-async def _recount(d: Deployment, report: Report) -> None:
-    """Compare the table and the topic with the oracle."""
+async def _recount(d: Deployment, report: Report) -> pl.DataFrame:
+    """Compare the table and the topic with the oracle; the bars of the table."""
     assert d.load is not None
     want = oracle.expected(d.load, d.until, WINDOW_NS)
     table = await audit.stored(d.servers.postgres_url, d.plan.name)
@@ -360,3 +433,48 @@ async def _recount(d: Deployment, report: Report) -> None:
         )
     if letters:
         report.failures.append(f"{letters} dead letters, and every event was good")
+    return table
+
+
+async def _recount_signals(d: Deployment, bars: pl.DataFrame, failures: list[str]) -> SignalsReport:
+    """Compare the signals in the table and on the topic with the recount from ``bars``, the stored ones."""
+    want = signals_oracle.wanted(bars, d.plan.events)
+    table = await signals_audit.stored(d.servers.postgres_url, d.plan.name)
+    async with d.servers.open_bus() as bus:
+        topic = await signals_audit.published(bus, d.signals_topic, PARTITIONS, d.plan.name)
+        letters = await audit.dead_letters(bus, d.bars_topic)
+    difference = signals_oracle.compare(want, table)
+    found = SignalsReport(
+        fenced=d.inferrers.fenced(),
+        flushes=d.inferrers.watch.flushes,
+        signals=len(table),
+        by_name=dict(sorted(table["name"].value_counts().rows())),
+        withdrawn=int(table["withdrawn"].sum()),
+        records=topic.records,
+        unsure=len(want.unsure),
+        lost=difference.lost,
+        doubled=difference.doubled,
+        unwanted=difference.unwanted,
+        wrong=difference.wrong,
+        recovery_s=d.inferrers.watch.recoveries,
+    )
+    if not difference.none:
+        failures.append(
+            f"{difference.lost} signals lost, {difference.doubled} doubled, {difference.unwanted} that the rules do "
+            f"not give, {difference.wrong} with other values:\n{difference.rows}"
+        )
+    missing = table.join(topic.newest, on=table.columns, how="anti", nulls_equal=True)
+    extra = topic.newest.join(table, on=table.columns, how="anti", nulls_equal=True)
+    found.wrong_published = max(len(missing), len(extra))
+    if found.wrong_published:
+        failures.append(
+            f"{len(missing)} signals of the table are not the newest on the topic, {len(extra)} on the topic are not "
+            f"in the table:\n{missing.head(6)}\n{extra.head(6)}"
+        )
+    if not found.fenced:
+        failures.append("no write of a stopped owner of bars was refused")
+    if not found.withdrawn or len(found.by_name) < signals_oracle.NAMES:
+        failures.append(f"the load is too tame: {found.withdrawn} withdrawn, {found.by_name}")
+    if letters:
+        failures.append(f"{letters} dead letters of bars, and every bar was good")
+    return found

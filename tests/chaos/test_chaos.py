@@ -19,7 +19,7 @@ from tests.chaos.servers import Servers
 @pytest.mark.chaos
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_every_bar_is_right_after_kills_stops_crashes_cuts_and_joins(tmp_path: Path) -> None:
+async def test_every_bar_and_signal_is_right_after_kills_stops_crashes_cuts_and_joins(tmp_path: Path) -> None:
     seed = int(os.environ.get("MDP_CHAOS_SEED") or secrets.randbelow(2**31))
     print(f"MDP_CHAOS_SEED={seed}")
     async with Servers(tmp_path) as servers:

@@ -34,7 +34,7 @@ class CommitWatch:
 
     def __init__(self, url: str, topic: str, group: str) -> None:
         self._url = url
-        self._of = (topic, group)
+        self.topic, self.group = topic, group
         self._task: asyncio.Task[None] | None = None
         self._flushes: defaultdict[tuple[int, int], int] = defaultdict(int)
         self._waiting: dict[int, tuple[float, int]] = {}
@@ -89,7 +89,7 @@ class CommitWatch:
                         connection = await psycopg.AsyncConnection.connect(
                             self._url, autocommit=True, connect_timeout=2, application_name="chaos"
                         )
-                    self._note(await (await connection.execute(_SEEN, self._of)).fetchall())
+                    self._note(await (await connection.execute(_SEEN, (self.topic, self.group))).fetchall())
                 except psycopg.OperationalError:
                     if connection is not None:
                         await connection.close()
