@@ -34,7 +34,7 @@ format: setup  ## Put the code into form
 bench: setup  ## Measure, beside what the raw clients do; BENCH=quick for a minute of it
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-chaos: setup  ## Kill, stop and cut off everything for a while, and check every bar
+chaos: setup  ## Kill, stop and cut off everything for a while, and check every bar and signal
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
 docs: setup  ## Write the reference pages and the dashboards from the code
