@@ -6,7 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,12 +69,42 @@ class Command:
             found = connection.execute("SELECT count(*) FROM stream_positions WHERE lane = 'done'").fetchone()
         return int(found[0]) if found else 0
 
-    def until_finished(self, tasks: int) -> None:
-        """Wait until so many tasks are marked."""
-        waiting = Retrying(
-            retry=retry_if_result(lambda n: n < tasks), wait=wait_fixed(0.02), stop=stop_after_delay(120)
-        )
-        waiting(self.finished)
+    def living_owners(self) -> int:
+        """How many of the processes that have ever claimed a task on this machine live."""
+        with psycopg.connect(self.url, row_factory=tuple_row) as connection:
+            owners = connection.execute("SELECT DISTINCT owner FROM stream_claims").fetchall()
+        return sum(_lives(int(owner.rpartition("-")[2])) for (owner,) in owners)
+
+    @contextmanager
+    def held(self, after: int, workers: int = 2) -> Iterator[None]:
+        """Once ``after`` tasks are marked, the table of bars is locked until the end of the block, which begins when
+        so many workers wait for it: they are in the middle of a task then, however fast the machine is."""
+        until(lambda: self.finished() >= after)
+        with psycopg.connect(self.url, row_factory=tuple_row) as connection:
+            connection.execute("LOCK TABLE bars_ohlcv IN SHARE ROW EXCLUSIVE MODE")
+            until(lambda: _waiting(connection) >= workers)
+            yield
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; fail when it does not come true in time."""
+    Retrying(retry=retry_if_result(lambda so: not so), wait=wait_fixed(0.02), stop=stop_after_delay(120))(
+        condition
+    )
+
+
+def _waiting(connection: psycopg.Connection[Any]) -> int:
+    """How many sessions wait for a lock."""
+    query = "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database WHERE NOT granted AND datname = %s"
+    found = connection.execute(query, (connection.info.dbname,)).fetchone()
+    return int(found[0]) if found else 0
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
