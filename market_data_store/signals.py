@@ -1,12 +1,15 @@
 """The table ``signals``: one row a decision, keyed by (provider, symbol, ts, name).
 
-``ts`` is kept in microseconds, rounded down; of two signals with one key the later in the list counts.
+``ts`` is kept in microseconds, rounded down; of two signals with one key the later in the list counts. A row that was
+changed has its ``revision`` in its meta, from 2 on: a worker that was stopped between its commit and publishing may
+publish what is old by then, and readers of the topic take the highest.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, LiteralString, Protocol
 
@@ -32,14 +35,17 @@ _UPSERT: Final[LiteralString] = """
         INSERT INTO signals AS s (provider, symbol, ts, name, value, score, meta, writer, updated_at)
         SELECT provider, symbol, ts, name, value, score, meta, %s::text, now() FROM given ORDER BY place
         ON CONFLICT (symbol, ts, provider, name) DO UPDATE
-        SET value = EXCLUDED.value, score = EXCLUDED.score, meta = EXCLUDED.meta, writer = EXCLUDED.writer,
-            updated_at = EXCLUDED.updated_at
-        WHERE (s.value, s.score, s.meta) IS DISTINCT FROM (EXCLUDED.value, EXCLUDED.score, EXCLUDED.meta)
-        RETURNING provider, symbol, ts, name)
-    SELECT coalesce(array_agg(place ORDER BY place), '{}') FROM given JOIN written USING (provider, symbol, ts, name)
+        SET value = EXCLUDED.value, score = EXCLUDED.score, writer = EXCLUDED.writer, updated_at = EXCLUDED.updated_at,
+            meta = EXCLUDED.meta || jsonb_build_object('revision', coalesce((s.meta ->> 'revision')::int4, 1) + 1)
+        WHERE (s.value, s.score, s.meta - 'revision') IS DISTINCT FROM (EXCLUDED.value, EXCLUDED.score, EXCLUDED.meta)
+        RETURNING provider, symbol, ts, name, coalesce((s.meta ->> 'revision')::int4, 1) AS revision)
+    SELECT coalesce(array_agg(place ORDER BY place), '{}'), coalesce(array_agg(revision ORDER BY place), '{}')
+    FROM given JOIN written USING (provider, symbol, ts, name)
 """
 _WITHDRAW: Final[LiteralString] = """
-    UPDATE signals AS s SET meta = s.meta || '{"withdrawn": true}', updated_at = now()
+    UPDATE signals AS s
+    SET updated_at = now(), meta = s.meta || jsonb_build_object(
+        'withdrawn', true, 'revision', coalesce((s.meta ->> 'revision')::int4, 1) + 1)
     FROM unnest(%s::text[], %s::text[], %s::timestamptz[]) AS r(provider, symbol, ts)
     WHERE (s.symbol, s.ts, s.provider) = (r.symbol, r.ts, r.provider)
       AND s.writer = %s AND NOT s.meta @> '{"withdrawn": true}'
@@ -130,11 +136,23 @@ async def upsert(
         Texts([s.name for s in rows]),
         np.array([s.value for s in rows], np.float64),
         np.array([s.score for s in rows], np.float64),
-        Documents([msgspec.json.encode(s.meta) for s in rows]),
+        Documents([_json(s.meta) for s in rows]),
     )
     cursor = await connection.execute(_UPSERT, (*columns, writer), binary=True)
-    (written,) = await one_row(cursor)
-    return [rows[place - 1] for place in written.tolist()]
+    written, revisions = await one_row(cursor)
+    pairs = zip(written.tolist(), revisions.tolist(), strict=True)
+    return [_revised(rows[place - 1], revision) for place, revision in pairs]
+
+
+def _json(meta: dict[str, Any]) -> bytes:
+    """``meta`` without the revision that it had when it was read."""
+    return msgspec.json.encode(
+        {k: v for k, v in meta.items() if k != "revision"} if "revision" in meta else meta
+    )
+
+
+def _revised(signal: Signal, revision: int) -> Signal:
+    return signal if revision == 1 else replace(signal, meta=signal.meta | {"revision": revision})
 
 
 async def withdraw(

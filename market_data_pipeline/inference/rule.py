@@ -19,8 +19,8 @@ from market_data_pipeline.inference.templates import TEXTS, Template
 MAX_META: Final = 32
 """Entries of one rule's ``meta``."""
 MAX_COOLDOWN_NS: Final = 365 * 86_400 * 10**9
-OWN_META: Final = ("adapter", "window", "price")
-"""What is in the ``meta`` of every signal of a rule, and therefore in no rule's own."""
+OWN_META: Final = ("adapter", "window", "price", "revision", "withdrawn")
+"""What mdp itself says in the ``meta`` of signals, and therefore no rule."""
 
 _NAME: Final = re.compile(r"(?:[A-Za-z0-9_.:-]|\{[^{}]*\})+\Z")
 _META_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\Z")
@@ -155,7 +155,7 @@ class RuleCompiler:
 
     def _meta(self, called: str, value: Any) -> Template | float | bool | None:
         if called in OWN_META:
-            self._problem(f"meta.{called}", f"is in every signal anyway; {called} cannot be set")
+            self._problem(f"meta.{called}", f"is what mdp says of a signal; {called} cannot be set")
         elif not _META_NAME.match(called):
             self._problem("meta", f"{called[:64]!a} must be a name of letters, digits, '_', '.' and '-'")
         if not isinstance(value, str):

@@ -31,7 +31,7 @@ _SCHEMA = {
 
 @dataclass(frozen=True, slots=True)
 class PublishedSignals:
-    """``newest``: of each signal the record that came last. ``records``: on the topic."""
+    """``newest``: of each signal the record of the highest revision. ``records``: on the topic."""
 
     newest: pl.DataFrame
     records: int
@@ -45,7 +45,7 @@ async def stored(url: str, provider: str) -> pl.DataFrame:
 
 
 async def published(bus: Bus, topic: str, partitions: int, provider: str) -> PublishedSignals:
-    """The signals of ``provider`` on the topic; a symbol is in one partition, where order is kept."""
+    """The signals of ``provider`` on the topic. A worker that was stopped may publish an old one after a newer one."""
     newest: dict[tuple[str, int, str], Signal] = {}
     records = 0
     for partition in range(partitions):
@@ -54,8 +54,11 @@ async def published(bus: Bus, topic: str, partitions: int, provider: str) -> Pub
             start = found[-1].offset + 1
             for signal in map(decode_signal, (r.value for r in found)):
                 records += 1
-                if signal.provider == provider:
-                    newest[signal.symbol, signal.ts, signal.name] = signal
+                key = (signal.symbol, signal.ts, signal.name)
+                if signal.provider == provider and (
+                    key not in newest or _revision(signal) >= _revision(newest[key])
+                ):
+                    newest[key] = signal
     rows = [(s.symbol, s.ts, s.name, s.value, s.score, s.meta) for s in newest.values()]
     return PublishedSignals(_frame(rows), records)
 
@@ -63,6 +66,11 @@ async def published(bus: Bus, topic: str, partitions: int, provider: str) -> Pub
 def _frame(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
     flat = [(*row[:5], row[5].get("price"), "withdrawn" in row[5], _canonical(row[5])) for row in rows]
     return pl.DataFrame(flat, schema=_SCHEMA, orient="row").sort(*KEY)
+
+
+def _revision(signal: Signal) -> int:
+    revision: int = signal.meta.get("revision", 1)
+    return revision
 
 
 def _canonical(meta: dict[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import asyncio
 import time
 from datetime import timedelta
@@ -117,8 +119,9 @@ async def test_signals_round_trip_and_are_unchanged_the_second_time(matrix_store
     assert await client.upsert(made) == []
     assert await client.read() == made
     louder = Signal("sim", "SPY", T0, "cross", 0.0, 0.9, {})
-    assert await client.upsert([made[0], louder]) == [louder], "the later of one key counts"
-    assert await client.read(name="cross", end=T0 + S) == [louder]
+    second = replace(louder, meta={"revision": 2})
+    assert await client.upsert([made[0], louder]) == [second], "the later of one key counts"
+    assert await client.read(name="cross", end=T0 + S) == [second]
     assert await matrix_store.signals(symbols=["SPY"], name="spike", start=T0 + S, limit=1) == [made[3]]
     assert await matrix_store.signals(symbols=["IBM"]) == []
     assert await matrix_store.signals(provider="sim", start=T0 + 2 * S) == made[4:]

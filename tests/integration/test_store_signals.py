@@ -22,6 +22,10 @@ def signal(at: int, name: str = "cross", *, value: float = 1.0, symbol: str = "S
     return Signal("sim", symbol, T0 + at * S, name, value, 0.5, {"window": "2s", "price": 100.0 + at})
 
 
+def revised(signal: Signal, revision: int) -> Signal:
+    return replace(signal, meta=signal.meta | {"revision": revision})
+
+
 def flush(
     claim: Claim, number: int, signals: Sequence[Signal], revised: Sequence[tuple[str, str, int]] = ()
 ) -> Flush:
@@ -54,7 +58,7 @@ async def test_what_is_stored_already_is_neither_written_nor_published(matrix_st
     await matrix_store.commit(flush(claim, 1, [signal(0), signal(2)]))
     louder = signal(2, value=2.0)
     again = await matrix_store.commit(flush(claim, 2, [signal(0), louder]))
-    assert again.signals == [louder]
+    assert again.signals == [revised(louder, 2)]
     assert (await matrix_store.commit(flush(claim, 3, [signal(0), louder]))).outbox == []
 
 
@@ -67,7 +71,7 @@ async def test_a_signal_that_no_longer_holds_is_withdrawn_and_may_come_back(
     await matrix_store.commit(flush(other, 1, [signal(0, "not mine")]))
     at = ("sim", "SPY", T0)
     done = await matrix_store.commit(flush(claim, 2, [signal(0, "stays")], [at]))
-    gone = replace(signal(0), meta=signal(0).meta | {"withdrawn": True})
+    gone = revised(replace(signal(0), meta=signal(0).meta | {"withdrawn": True}), 2)
     assert (done.signals, done.withdrawn) == ([gone], 1)
     assert [s for _, s in published(done.outbox[0].value)] == [gone]
     stored = {(s.ts - T0, s.name): "withdrawn" in s.meta for s in await matrix_store.signals()}
@@ -78,8 +82,11 @@ async def test_a_signal_that_no_longer_holds_is_withdrawn_and_may_come_back(
         (2 * S, "cross"): False,
     }
     assert (await matrix_store.commit(flush(claim, 3, [signal(0, "stays")], [at]))).signals == []
-    assert (await matrix_store.commit(flush(claim, 4, [signal(0)], []))).signals == [signal(0)]
-    assert signal(0) in await matrix_store.signals(name="cross")
+    back = revised(signal(0), 3)
+    assert (await matrix_store.commit(flush(claim, 4, [signal(0)], []))).signals == [back]
+    assert back in await matrix_store.signals(name="cross")
+    # What was read may be written again: its revision is the store's to count.
+    assert (await matrix_store.commit(flush(claim, 5, [back], []))).signals == []
 
 
 async def test_a_flush_given_again_answers_what_it_did(matrix_store: StoreClient) -> None:
