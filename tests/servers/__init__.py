@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -63,9 +65,18 @@ def install(command: Sequence[str], cwd: Path, what: str) -> None:
         raise ServerMissing(f"{what} could not be installed with {command[0]}: {tail}")
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A loopback port that nobody listens on now, below those that connections are given: one of them might take it
+    before the server does."""
+    for _ in range(1000):
+        port = 12_000 + secrets.randbelow(20_000)
+        if port in _given:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            _given.add(port)
+            return port
+    raise AssertionError("no loopback port is free")
