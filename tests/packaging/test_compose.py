@@ -72,13 +72,11 @@ def test_nothing_listens_beyond_this_machine() -> None:
 
 
 def test_no_password_has_a_default() -> None:
-    used = {
-        name: (default, message) for name, default, message in _VARIABLE.findall(TEXT) if "PASSWORD" in name
-    }
-    assert used.keys() == PASSWORDS.keys()
-    for default, message in used.values():
-        assert not default
-        assert ".env.example" in message
+    used = [use for use in _VARIABLE.findall(TEXT) if "PASSWORD" in use[0]]
+    assert {name for name, _, _ in used} == PASSWORDS.keys()
+    for name, default, message in used:
+        assert not default, name
+        assert ".env.example" in message, name
     example = (ROOT / ".env.example").read_text("utf-8")
     assert dict(re.findall(r"^(\w+)=(.*)$", example, re.M)) == dict.fromkeys(PASSWORDS, "")
     secrets = r"(?:PASSWORD|requirepass)\S*:? +(?!\$\{)[\w\"']"
