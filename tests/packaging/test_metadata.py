@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -100,6 +101,19 @@ def test_the_metadata_has_no_address_that_is_nowhere() -> None:
     assert [path.name for path in ROOT.glob(PROJECT["license-files"][0])] == ["LICENSE"]
     oldest = PROJECT["requires-python"].removeprefix(">=")
     assert f"Programming Language :: Python :: {oldest}" in PROJECT["classifiers"]
+
+
+def test_nothing_is_published_that_was_not_tested() -> None:
+    """Of the workflow of a release, each job needs the one before it; the last may publish, and nothing else."""
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text("utf-8"))
+    jobs = workflow["jobs"]
+    needs = [(name, job.get("needs")) for name, job in jobs.items()]
+    assert needs == [("version", None), ("test", "version"), ("build", "test"), ("publish", "build")]
+    assert workflow[True] == {"push": {"tags": ["v*"]}}  # YAML 1.1 takes `on` for true
+    assert ".ci/released" in jobs["version"]["steps"][-1]["run"]
+    assert "workflow_call" in yaml.safe_load((ROOT / jobs["test"]["uses"]).read_text("utf-8"))[True]
+    assert [job.get("permissions") for job in jobs.values()] == [None, None, None, {"id-token": "write"}]
+    assert workflow["permissions"] == {"contents": "read"}
 
 
 @pytest.mark.parametrize(
