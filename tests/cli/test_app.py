@@ -103,7 +103,13 @@ HEAVY = (
     "asyncio",
     "structlog",
     "pydantic",
-    "rich.console",
+    "rich",
+    "yaml",
+    "msgspec",
+    "sklearn",
+    "aiokafka",
+    "pyarrow",
+    "prometheus_client",
 )
 
 
