@@ -27,7 +27,7 @@ from tests.unit.scripted_adapter import Scripted, Told, one_a_row
 
 TABLE = feature_table({"x": np.arange(4.0)})
 WANTED = np.array([1, 3])
-TIMEOUT_S = 0.25
+TIMEOUT_S = 0.6
 RESET_S = 10.0
 SECOND = 10**9
 
