@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
@@ -18,11 +18,12 @@ from market_data_core.batch import BarBatch
 from market_data_core.clock import Clock, SystemClock
 from market_data_core.events import Signal, format_interval, parse_interval
 from market_data_core.protocols import Claim, Committed, Flush
-from market_data_store import arrays, flushes, job_runs, positions
+from market_data_store import arrays, flushes, job_runs, positions, repartitions
 from market_data_store import bars as bars_table
 from market_data_store.bars import BarQuery
 from market_data_store.connection import libpq_url, translate, translated
 from market_data_store.job_runs import JobRecord
+from market_data_store.repartitions import GroupPosition
 from market_data_store.schema_version import HEAD, out_of_date
 from market_data_store.signals import SignalsStoreClient
 
@@ -145,6 +146,25 @@ class StoreClient:
         """How far one lane of every partition is read, by (group, partition). Claims nothing."""
         async with self.session() as connection:
             return await positions.read_offsets(connection, topic, lane)
+
+    async def claims(self, topic: str) -> list[Claim]:
+        """Every claim on ``topic``, of all groups, with its positions and outbox. Claims nothing."""
+        async with self.session() as connection:
+            return await repartitions.look(connection, topic)
+
+    async def begin_repartition(self, marks: dict[str, str]) -> None:
+        """Fence every owner of the topics in ``marks``, whose values become the owners."""
+        await self._transaction(lambda connection: repartitions.begin(connection, marks))
+
+    async def finish_repartition(
+        self, marks: dict[str, str], moved: Mapping[str, Sequence[GroupPosition]]
+    ) -> None:
+        """Replace all positions and outboxes of the topics in ``marks`` by ``moved``, in one transaction.
+
+        Raises:
+            Fenced: somebody has claimed a partition since :meth:`begin_repartition`; nothing was changed.
+        """
+        await self._transaction(lambda connection: repartitions.finish(connection, marks, moved))
 
     async def bars(
         self,

@@ -8,6 +8,7 @@ from market_data_pipeline.cli import dlq
 from market_data_pipeline.cli.infer import infer
 from market_data_pipeline.cli.micro_batch import micro_batch
 from market_data_pipeline.cli.produce import produce
+from market_data_pipeline.cli.repartition import repartition
 from market_data_pipeline.cli.replay import replay
 from market_data_pipeline.cli.run import run
 from market_data_pipeline.cli.status import status
@@ -21,4 +22,5 @@ app.command("infer")(infer)
 app.command("replay")(replay)
 app.command("tail")(tail)
 app.command("status")(status)
+app.command("repartition")(repartition)
 app.add_typer(dlq.app, name="dlq")

@@ -15,7 +15,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import TYPE_CHECKING, Self
+
+from market_data_core.errors import BusError
+
+if TYPE_CHECKING:
+    from market_data_pipeline.streaming.repartition import TopicSwitch
 
 Offset = int
 
@@ -217,6 +222,16 @@ class Bus(ABC):
     async def trim(self, topic: str, *, retention_ms: int, max_records: int) -> TrimResult:
         """Remove records older than ``retention_ms`` that every known group is done with, and, past
         ``max_records`` a partition, the oldest whatever their state."""
+
+    def topic_switch(self, topic: str, old: int, new: int) -> TopicSwitch:
+        """How ``topic`` gets ``new`` partitions instead of ``old``. A driver need not be able to.
+
+        Raises:
+            BusError: this driver cannot.
+        """
+        raise BusError(
+            f"the bus {self.name} cannot change the number of partitions of {topic}: make another topic"
+        )
 
     @abstractmethod
     def format_offset(self, offset: Offset) -> str:

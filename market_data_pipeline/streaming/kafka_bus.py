@@ -27,10 +27,11 @@ from market_data_pipeline.streaming.kafka_link import KafkaLink
 from market_data_pipeline.streaming.kafka_publisher import KafkaPublisher
 from market_data_pipeline.streaming.kafka_reading import KafkaReader
 from market_data_pipeline.streaming.kafka_records import stored
+from market_data_pipeline.streaming.kafka_repartition import KafkaSwitch
 from market_data_pipeline.streaming.kafka_status import KafkaStatus
 from market_data_pipeline.streaming.kafka_topics import Topics
 from market_data_pipeline.streaming.kafka_trim import KafkaTrim
-from market_data_pipeline.streaming.partitions import check_topic, grouped
+from market_data_pipeline.streaming.partitions import check_partitions, check_topic, grouped
 
 
 class KafkaBus(Bus):
@@ -130,6 +131,10 @@ class KafkaBus(Bus):
         count = await self._topics.existing(topic)
         trim = KafkaTrim(self._link, self._deletions)
         return await trim.topic(topic, count, retention_ms=retention_ms, max_records=max_records)
+
+    def topic_switch(self, topic: str, old: int, new: int) -> KafkaSwitch:
+        check_partitions(topic, new)
+        return KafkaSwitch(self, self._link, self._topics, self._publisher, topic, old, new)
 
     def format_offset(self, offset: Offset) -> str:
         return str(offset)

@@ -33,7 +33,7 @@ _LOOK_AGAIN: Final = 0.02
 
 
 class Topics:
-    """Topics of the cluster. Counts are remembered, since the partitions of a topic never change."""
+    """Topics of the cluster. Counts are remembered, since the count changes only while nobody uses a topic."""
 
     def __init__(self, link: KafkaLink) -> None:
         self._link = link

@@ -19,11 +19,12 @@ from market_data_pipeline.streaming.bus import (
     TopicStatus,
     TrimResult,
 )
-from market_data_pipeline.streaming.partitions import check_topic, grouped, stream_of
+from market_data_pipeline.streaming.partitions import check_partitions, check_topic, grouped, stream_of
 from market_data_pipeline.streaming.redis_cluster import Remap, server_at
 from market_data_pipeline.streaming.redis_consumer import RedisConsumer
 from market_data_pipeline.streaming.redis_entries import format_id, parse_id, stored
 from market_data_pipeline.streaming.redis_health import OLDEST, nodes_of
+from market_data_pipeline.streaming.redis_repartition import RedisSwitch
 from market_data_pipeline.streaming.redis_status import RedisStatus
 from market_data_pipeline.streaming.redis_topics import Topics, stream_names
 from market_data_pipeline.streaming.redis_trim import RedisTrim
@@ -69,10 +70,7 @@ class RedisBus(Bus):
         count = await self._topics.existing(topic)
         try:
             for part, some in grouped(records, count, partition).items():
-                stream = stream_of(topic, part, count)
-                for commands in _additions(stream, some):
-                    self._server.check(await self._publishing.exchange(*commands, key=stream))
-                await self._replicated(stream)
+                await self._append(stream_of(topic, part, count), some)
         except BusUnavailable:
             # It may come back without its data.
             self._doubtful.add(topic)
@@ -133,6 +131,10 @@ class RedisBus(Bus):
                 log.warning("records_lost_to_hard_cap", stream=stream, records=done.forced, cap=max_records)
         return TrimResult(expired, forced)
 
+    def topic_switch(self, topic: str, old: int, new: int) -> RedisSwitch:
+        check_partitions(topic, new)
+        return RedisSwitch(self._server, self._topics, self._append, self._ask, topic, old, new)
+
     def format_offset(self, offset: Offset) -> str:
         return format_id(offset)
 
@@ -162,6 +164,11 @@ class RedisBus(Bus):
         await self._publishing.close()
         await self._reading.close()
         await self._server.close()
+
+    async def _append(self, stream: str, records: Sequence[Record]) -> None:
+        for commands in _additions(stream, records):
+            self._server.check(await self._publishing.exchange(*commands, key=stream))
+        await self._replicated(stream)
 
     async def _ask(self, stream: str, command: str, *rest: str | int) -> Reply:
         replies = await self._reading.exchange(pack(command, stream, *rest), key=stream)

@@ -36,7 +36,7 @@ def members_key(topic: str, group: str) -> str:
 
 
 class Topics:
-    """The registry of topics. Counts are remembered, since the partitions of a topic never change."""
+    """The registry of topics. Counts are remembered, since the count changes only while nobody uses a topic."""
 
     def __init__(self, server: RedisServer) -> None:
         self._server = server
@@ -80,6 +80,10 @@ class Topics:
         """Every topic entered, with its partitions, by name."""
         with self._server.translated():
             return await self._all()
+
+    def forget(self, topic: str) -> None:
+        """Look again next time."""
+        self._known.pop(topic, None)
 
     async def restore(self, topic: str) -> None:
         """Enter ``topic`` again, should the server have lost its data.
