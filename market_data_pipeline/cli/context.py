@@ -17,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from market_data_core.config import Settings
     from market_data_core.config_files import Given
@@ -216,9 +217,19 @@ def say(text: str) -> None:
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Rows for people. Numbers are set to the right; only the last column is broken into lines, and only on a
-    terminal, so that what a row says can be found, copied and cut."""
+    """Rows for people; only the last column is broken into lines, and only on a terminal, so that what a row says can
+    be found, copied and cut."""
     from rich.measure import Measurement
+
+    out = grid(title, columns, rows)
+    view = console()
+    needed = Measurement.get(view, view.options.update(max_width=_WIDEST), out)
+    view.width = max(view.width, needed.minimum) if sys.stdout.isatty() else needed.maximum
+    view.print(out)
+
+
+def grid(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """What :func:`table` prints: numbers are set to the right."""
     from rich.table import Table
     from rich.text import Text
 
@@ -231,10 +242,7 @@ def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[obj
         out.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=not last)
     for row in rows:
         out.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
-    view = console()
-    needed = Measurement.get(view, view.options.update(max_width=_WIDEST), out)
-    view.width = max(view.width, needed.minimum) if sys.stdout.isatty() else needed.maximum
-    view.print(out)
+    return out
 
 
 def fail(message: str, code: int = 1) -> NoReturn:

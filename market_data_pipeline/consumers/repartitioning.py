@@ -89,6 +89,11 @@ class Repartitioning:
         for status in await self._bus.status(self._names):
             if not status.partitions:
                 continue
+            if status.topic == self._names[0] and status.records and not status.groups:
+                return (
+                    f"topic {status.topic} has {status.records} records that no group has read: "
+                    "run mdp stream micro-batch --until-idle first, or their symbols would be in two partitions"
+                )
             claims = await self._store.claims(status.topic)
             resumed = any(c.owner.startswith(_MARK) for c in claims)
             found = in_the_way(status, claims)

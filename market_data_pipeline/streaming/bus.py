@@ -98,10 +98,13 @@ class GroupStatus:
 
 @dataclass(frozen=True, slots=True)
 class TopicStatus:
+    """``sizes``: the records of each partition, where the driver tells."""
+
     topic: str
     partitions: int
     records: int
     groups: list[GroupStatus]
+    sizes: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ class KafkaStatus:
         out = []
         for topic, count in counts.items():
             bounds = await self._reader.bounds(topic, range(count))
-            records = sum(end - first for first, end in bounds.values())
+            sizes = [bounds[p][1] - bounds[p][0] for p in range(count)]
             groups = [await self._group(topic, state, bounds) for state in states.get(topic, [])]
-            out.append(TopicStatus(topic, count, records, groups))
+            out.append(TopicStatus(topic, count, sum(sizes), groups, sizes))
         return out
 
     async def _group(

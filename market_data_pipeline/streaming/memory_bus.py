@@ -176,4 +176,5 @@ class MemoryBus(Bus):
                     )
                 )
             groups.append(GroupStatus(group_name, sorted(m.name for m in group.members), parts))
-        return TopicStatus(name, len(topic.logs), sum(len(log.records) for log in topic.logs), groups)
+        sizes = [len(log.records) for log in topic.logs]
+        return TopicStatus(name, len(topic.logs), sum(sizes), groups, sizes)

@@ -29,7 +29,7 @@ class RedisStatus:
 
     async def topic(self, topic: str, partitions: int) -> TopicStatus:
         """Topic, groups, owners, lag and what is pending; all zero for a topic that does not exist."""
-        records = 0
+        sizes = [0] * partitions
         groups: defaultdict[str, list[GroupPartition]] = defaultdict(list)
         for number, stream in enumerate(stream_names(topic, partitions)):
             commands = pack("XLEN", stream), pack("XINFO", "GROUPS", stream), pack("TIME")
@@ -38,7 +38,7 @@ class RedisStatus:
                 continue  # Nobody has published or joined yet.
             self._server.check([length, found, time])
             now = _ms(time)
-            records += length
+            sizes[number] = length
             for about in map(pairs, found):
                 part = await self._partition(number, stream, about, now)
                 groups[about[b"name"].decode()].append(part)
@@ -46,7 +46,7 @@ class RedisStatus:
             GroupStatus(name, await self._members(topic, name), parts)
             for name, parts in sorted(groups.items())
         ]
-        return TopicStatus(topic, partitions, records, statuses)
+        return TopicStatus(topic, partitions, sum(sizes), statuses, sizes)
 
     async def _ask(self, key: str, *commands: bytes) -> list[Reply]:
         replies = await self._wire.exchange(*commands, key=key)

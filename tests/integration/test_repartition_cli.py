@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.backfills import Command
 from tests.servers.redis import RedisServer
 from tests.servers.redis import running as redis_running
+
+Mdp = Callable[..., tuple[int, list[dict[str, Any]], str]]
 
 
 @pytest.fixture(scope="module")
@@ -20,12 +26,95 @@ def redis() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def mdp(
-    redis: RedisServer, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Command]:
+def environ(redis: RedisServer, database: str, tmp_path: Path) -> dict[str, str]:
     with redis.client() as client:
         client.flushall()
-    monkeypatch.setenv("REDIS_URI", redis.uri)
-    monkeypatch.setenv("MDP_TELEMETRY__METRICS_PORT", "0")
-    monkeypatch.setenv("MDP_BUS__REDIS__PARTITIONS", "2")
-    yield Command(tmp_path, database)
+    keep = {k: v for k, v in os.environ.items() if not k.startswith(("MDP_", "REDIS_", "DATABASE_"))}
+    return keep | {
+        "MDP_HOME": str(tmp_path),
+        "REDIS_URI": redis.uri,
+        "DATABASE_URL": database,
+        "MDP_TELEMETRY__METRICS_PORT": "0",
+        "MDP_BUS__REDIS__PARTITIONS": "2",
+    }
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "market_data_pipeline.cli.app", *args]
+
+
+@pytest.fixture
+def mdp(environ: dict[str, str], tmp_path: Path) -> Mdp:
+    """Exit code, rows of stdout, and stderr of one command."""
+
+    def run(*args: str) -> tuple[int, list[dict[str, Any]], str]:
+        done = subprocess.run(
+            command(*args, "--json"),
+            check=False,
+            env=environ,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+    return run
+
+
+def test_from_two_to_four_partitions(mdp: Mdp) -> None:
+    produce = ("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "3000")
+    assert mdp(*produce)[0] == 0
+    code, _, said = mdp("stream", "repartition", "--partitions", "4", "--settle", "100ms")
+    assert (code, "records that no group has read" in said) == (1, True)
+    assert mdp("stream", "micro-batch", "--until-idle", "500ms")[0] == 0
+    assert mdp("stream", "repartition", "--partitions", "4", "--settle", "100ms")[0] == 0
+    assert mdp(*produce)[0] == 0
+    code, _, said = mdp("stream", "repartition", "--partitions", "8", "--settle", "100ms")
+    assert code == 1
+    assert "records to read" in said
+    assert "stop the producers and run the group's command with --until-idle" in said
+    assert mdp("stream", "micro-batch", "--until-idle", "500ms")[0] == 0
+    code, moved, said = mdp("stream", "repartition", "--partitions", "8", "--settle", "100ms")
+    assert (code, {m["topic"]: (m["before"], m["after"]) for m in moved}) == (
+        0,
+        {"mdp.events": (4, 8), "mdp.bars": (4, 8)},
+    ), said
+    _, topics, _ = mdp("stream", "status")
+    assert {t["topic"]: (t["partitions"], len(t["sizes"])) for t in topics} == {
+        "mdp.bars": (8, 8),
+        "mdp.events": (8, 8),
+    }
+    code, moved, _ = mdp("stream", "repartition", "--partitions", "8")
+    assert (code, moved) == (0, [])
+
+
+def test_wrong_invocations(mdp: Mdp) -> None:
+    code, _, said = mdp("stream", "repartition", "--partitions", "4", "--topic", "mdp.bars")
+    assert (code, "use --topic mdp.events" in said) == (2, True)
+    code, _, said = mdp("stream", "repartition", "--partitions", "4")
+    assert (code, "there is no topic mdp.events" in said) == (1, True)
+    code, _, said = mdp("stream", "status", "--watch")
+    assert (code, "--watch: needs a terminal" in said) == (2, True)
+
+
+def test_watch_shows_topics_until_it_is_interrupted(
+    mdp: Mdp, environ: dict[str, str], tmp_path: Path
+) -> None:
+    assert mdp("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "50")[0] == 0
+    ours, theirs = pty.openpty()
+    wide = environ | {"COLUMNS": "200", "TERM": "xterm"}
+    watching = subprocess.Popen(
+        command("stream", "status", "--watch"), env=wide, cwd=tmp_path, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    try:
+        shown = b""
+        while shown.count(b"mdp.events") < 2:
+            shown += os.read(ours, 4096)
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(20) == 130
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
