@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from market_data_pipeline.streaming.redis_repartition import RedisSwitch
 from market_data_store import StoreClient
 from market_data_store.repartitions import GroupPosition
 from tests.integration.pipeline import (
+    SECOND,
     SETTINGS,
     TOPIC,
     assert_equal,
@@ -141,6 +143,28 @@ async def test_there_and_back_again(bus: Bus, store: StoreClient) -> None:
     await publish(bus, EVENTS[320:])
     await drain(bus, store)
     assert_equal(await stored(store), recount(EVENTS, WINDOW))
+
+
+@pytest.mark.parametrize("after", [1, 3, 4])
+async def test_a_partition_that_was_ahead_and_one_that_was_behind(
+    bus: Bus, store: StoreClient, after: int
+) -> None:
+    """Both symbols have a window that was closed early, ten seconds apart, and go on in it."""
+    windows = replace(SETTINGS.windows, dedupe_horizon_ns=SECOND // 2, amend_beyond_horizon=True)
+    batching = replace(SETTINGS, windows=windows)
+    ahead, behind = (next(s for s in SYMBOLS if partition_of(s, 2) == p) for p in (0, 1))
+    first = [tick(ahead, ms, 10.0, 1, ms) for ms in range(0, 19_800, 100)]
+    first += [tick(behind, ms, 20.0, 1, ms) for ms in range(0, 9_000, 500)]
+    second = [tick(ahead, 19_000 + ms, 11.0, 1, 19_000 + ms) for ms in (850, 900, 6000)]
+    second += [tick(behind, 9_000 + ms, 21.0, 1, 9_000 + ms) for ms in (0, 500, 900)]
+    await bus.ensure_topic(TOPIC, 2)
+    await publish(bus, first)
+    await drain(bus, store, batching)
+    await move(bus, store, after)
+    await publish(bus, second)
+    stats = await drain(bus, store, batching)
+    assert stats.dead_lettered == 0
+    assert_equal(await stored(store), recount(first + second, WINDOW))
 
 
 async def test_on_a_cluster(cluster: RedisCluster, store: StoreClient) -> None:
