@@ -34,7 +34,6 @@ def repartition(
     """Change the number of partitions of a topic that nobody uses; bars and signals follow the events.
 
     \b
-    mdp stream micro-batch --until-idle 5s
     mdp stream repartition --partitions 16
     mdp stream repartition --partitions 16 --wait 10m
     """

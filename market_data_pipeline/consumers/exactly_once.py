@@ -478,8 +478,15 @@ class ExactlyOnceConsumer:
         if self._clock.monotonic() - self._active_at < seconds * 1e9:
             return False
         topics = await self._retry("bus", lambda: self._bus.status([self._settings.topic]))
-        groups = [g for t in topics for g in t.groups if g.group == self._settings.group]
-        return not any(self._waits(p, g.members) for g in groups for p in g.partitions)
+        for topic in topics:
+            groups = [g for g in topic.groups if g.group == self._settings.group]
+            known = {p.partition for g in groups for p in g.partitions}
+            # A partition that no member of the group has come to yet is not among those of the group.
+            if any(size and p not in known for p, size in enumerate(topic.sizes)):
+                return False
+            if any(self._waits(p, g.members) for g in groups for p in g.partitions):
+                return False
+        return True
 
     def _waits(self, p: GroupPartition, members: list[str]) -> bool:
         """Whether a partition has something for this worker, now or as soon as the lease of a dead one ends.

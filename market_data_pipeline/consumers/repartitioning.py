@@ -89,13 +89,14 @@ class Repartitioning:
         for status in await self._bus.status(self._names):
             if not status.partitions:
                 continue
-            if status.topic == self._names[0] and status.records and not status.groups:
+            claims = await self._store.claims(status.topic)
+            resumed = any(c.owner.startswith(_MARK) for c in claims)
+            # An earlier switch may have come as far as new partitions, to which no group has come yet.
+            if status.topic == self._names[0] and status.records and not status.groups and not resumed:
                 return (
                     f"topic {status.topic} has {status.records} records that no group has read: "
                     "run mdp stream micro-batch --until-idle first, or their symbols would be in two partitions"
                 )
-            claims = await self._store.claims(status.topic)
-            resumed = any(c.owner.startswith(_MARK) for c in claims)
             found = in_the_way(status, claims)
             # What an earlier switch copied lies before the position that it did not come to write.
             if found and (not resumed or any(g.members for g in status.groups)):

@@ -6,7 +6,7 @@ The bus is a script of polls and the store holds its answers back until told, so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,7 +17,16 @@ from market_data_core.errors import BusError, Fenced, StoreUnavailable
 from market_data_core.protocols import Claim, Committed, Flush, OutboxRecord, Position
 from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Plan
 from market_data_pipeline.consumers.stats import RunStats
-from market_data_pipeline.streaming.bus import Consumer, Delivery, Offset, Poll, Record
+from market_data_pipeline.streaming.bus import (
+    Consumer,
+    Delivery,
+    GroupPartition,
+    GroupStatus,
+    Offset,
+    Poll,
+    Record,
+    TopicStatus,
+)
 from market_data_pipeline.streaming.memory_bus import MemoryBus
 
 SETTINGS = ConsumerSettings("t", "g", "me", "bars", "t.dlq", poll_seconds=0.01)
@@ -67,11 +76,15 @@ class ScriptedBus(MemoryBus):
         super().__init__("memory://lost-partitions")
         self._consumer = consumer
         self.published: list[str] = []
+        self.statuses: list[TopicStatus] = []
 
     def consumer(
         self, topic: str, group: str, member: str, *, max_records: int = 5000, lease_ms: int = 10_000
     ) -> Consumer:
         return self._consumer
+
+    async def status(self, topics: Sequence[str] | None = None) -> list[TopicStatus]:
+        return [self.statuses.pop(0)] if self.statuses else await super().status(topics)
 
     async def publish(self, topic: str, records: Any, *, partition: int | None = None) -> None:
         self.published += [Record(*r).key if isinstance(r, tuple) else r.key for r in records]
@@ -217,3 +230,16 @@ async def test_a_commit_of_a_lost_partition_is_not_tried_again(after: str) -> No
         scene.store.answer.put_nowait(Committed(BarBatch.empty(), []))
     await scene.end()
     assert scene.store.commits == (2 if after == "going on" else 1)
+
+
+async def test_records_of_a_partition_that_the_group_has_not_come_to_yet_are_waited_for() -> None:
+    scene = Scene()
+    unread = TopicStatus(SETTINGS.topic, 2, 3, [], [0, 3])
+    read = GroupStatus(SETTINGS.group, [], [GroupPartition(1, None, 0, 0, 0, 0)])
+    scene.bus.statuses = [unread, unread, TopicStatus(SETTINGS.topic, 2, 3, [read], [0, 3]), unread]
+    scene.member.end_when_idle(0)
+    for _ in range(3):
+        scene.consumer.script.put_nowait(Poll())
+    async with asyncio.timeout(10):
+        await scene.run
+    assert scene.bus.statuses == [unread], "it asked until the group had read all"
