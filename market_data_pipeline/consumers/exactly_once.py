@@ -206,7 +206,8 @@ class ExactlyOnceConsumer:
 
         A stop commits closed windows only and leaves the events of open ones unacknowledged; going idle closes all.
         """
-        self._until_idle = until_idle
+        if until_idle is not None:
+            self._until_idle = until_idle
         s = self._settings
         consumer = self._bus.consumer(
             s.topic, s.group, s.member, max_records=s.max_records, lease_ms=s.lease_ms

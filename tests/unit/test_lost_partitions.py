@@ -238,8 +238,6 @@ async def test_records_of_a_partition_that_the_group_has_not_come_to_yet_are_wai
     read = GroupStatus(SETTINGS.group, [], [GroupPartition(1, None, 0, 0, 0, 0)])
     scene.bus.statuses = [unread, unread, TopicStatus(SETTINGS.topic, 2, 3, [read], [0, 3]), unread]
     scene.member.end_when_idle(0)
-    for _ in range(3):
-        scene.consumer.script.put_nowait(Poll())
     async with asyncio.timeout(10):
         await scene.run
     assert scene.bus.statuses == [unread], "it asked until the group had read all"
