@@ -105,6 +105,12 @@ class BarHistory:
             window > self._newest[code] - (self.width - self.reach)
         )
 
+    def within(self, code: I32, ts: I64) -> Mask:
+        """Which bars began inside of what is held of their series, though not all that they look back to may be: a
+        bar that comes there must be put, or those after it would miss it."""
+        window = ts // self.interval_ns
+        return (window >= self._since[code]) & (window > self._newest[code] - self.width)
+
     def mark_loaded(self, code: I32, since_ts: int | I64) -> None:
         """Every bar of these series that began at or after ``since_ts`` has been put, or will be before it is asked
         for. ``since_ts`` is one time or one for each code."""

@@ -138,7 +138,11 @@ class SignalMaker:
             if near.any():
                 await self._follow(self._memory, some.take(near), made)
             if not near.all():
-                await self._apart(some.take(~near), made)
+                far = some.take(~near)
+                await self._apart(far, int(bars.ts.max()), made)
+                # Bars that come later look back at those that memory can hold all the same.
+                inside = history.within(of[~near], far.ts)
+                history.put(far.take(inside))
         self._watermark = made.watermark = max(self._watermark, int(bars.ts.max()))
         return made
 
@@ -161,8 +165,9 @@ class SignalMaker:
             history.mark_loaded(codes, since)
         return history.covered(code, ts)
 
-    async def _apart(self, bars: BarBatch, made: Made) -> None:
-        """Decide on bars that memory cannot hold, with all around them read from the store."""
+    async def _apart(self, bars: BarBatch, newest: int, made: Made) -> None:
+        """Decide on bars of which memory does not hold all that they look back to, with all around them read from the
+        store, up to the ``newest`` bar of those that came with them."""
         apart = self._new_memory(self._affected)
         history = apart.history
         code = history.codes_of(bars)
@@ -170,7 +175,7 @@ class SignalMaker:
             some, of = bars.take(rows), code[rows]
             for codes, since, until in self._ranges(history, of, some.ts):
                 ahead = until + self._affected * self._interval_ns
-                await self._read(history, codes, since, min(ahead, max(until, self._watermark)))
+                await self._read(history, codes, since, min(ahead, max(newest, self._watermark)))
             await self._follow(apart, some, made)
 
     def _ranges(self, history: BarHistory, code: I32, ts: I64) -> list[tuple[I32, int, int]]:

@@ -249,8 +249,22 @@ steps = st.lists(
         ("write", [("A", -4, 103.0)]),
     ]
 )
+# A bar that is older than what memory was filled with for the first one, beside newer ones of the same delivery, and
+# newer ones still that look back at it.
+@example([("live", [100.0, 100.0]), ("read", 1), ("write", [("A", -3, 103.0)])])
+@example(
+    [
+        ("live", [100.0]),
+        ("read", 1),
+        ("write", [("A", -2, 105.0)]),
+        ("read", 1),
+        ("live", [100.0, 103.0, 103.0, 105.0]),
+        ("read", 1),
+        ("read", 1),
+    ]
+)
 @given(steps)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_signals_are_a_function_of_the_stored_bars(history: list[tuple[str, object]]) -> None:
     world = World()
     worker, clock = Worker(world), 400
