@@ -12,6 +12,7 @@
     ├── WorkerLost                retriable   a process of a pool died over its task
     ├── BusError                  exit 1
     │   └── BusUnavailable        retriable
+    │       └── BusNotReady       retriable   it is there, and still reading its files or electing a master
     └── StoreError                exit 1
         ├── StoreUnavailable      retriable
         ├── SchemaOutOfDate       exit 1
@@ -88,6 +89,10 @@ class BusUnavailable(BusError):
     """The bus cannot be reached now; the same call may succeed later."""
 
     retriable = True
+
+
+class BusNotReady(BusUnavailable):
+    """The bus answers that it takes no commands now; it will by itself."""
 
 
 class StoreError(MdpError):

@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from market_data_core.clock import SystemClock
 from market_data_core.config import Settings
-from market_data_core.errors import ConfigError, MdpError
+from market_data_core.errors import BusNotReady, ConfigError, MdpError
 from market_data_core.protocols import BarSink, Claim
 from market_data_core.redact import redact
 from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 _MS = 1_000_000
 _TRIM_SECONDS = 10.0
+_READY_SECONDS = 300.0
 
 
 def member_name() -> str:
@@ -85,6 +87,19 @@ def micro_batcher(
     )
     spare_collector()
     return ExactlyOnceConsumer(bus, store, consumer, logic, clock, observer)
+
+
+async def topic_of(bus: Bus, topic: str, partitions: int) -> None:
+    """Have ``topic``. A bus that has just come back and reads its files is waited for, as whoever restarts workers with
+    it would have to; one that cannot be reached is an error at once."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(BusNotReady),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(_READY_SECONDS),
+        reraise=True,
+    ):
+        with attempt:
+            await bus.ensure_topic(topic, partitions)
 
 
 def spare_collector() -> None:

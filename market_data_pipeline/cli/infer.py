@@ -90,7 +90,7 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
                 settings, adapter, bus, store, Observers(stats, told), told, member=me.member
             ) as consumer,
         ):
-            await bus.ensure_topic(redis.bars_stream, redis.partitions)
+            await batching.topic_of(bus, redis.bars_stream, redis.partitions)
             with contextlib.suppress(asyncio.CancelledError):
                 async with (
                     telemetry.watching(metrics, health, bus, store.ping, [me]),

@@ -74,7 +74,7 @@ async def _consume(settings: Settings, until_idle: float | None, as_json: bool) 
             await context.open_bus(settings) as bus,
             await context.open_store(settings) as store,
         ):
-            await bus.ensure_topic(redis.stream, redis.partitions)
+            await batching.topic_of(bus, redis.stream, redis.partitions)
             consumer = batching.micro_batcher(settings, bus, store, observer, member=me.member)
             with contextlib.suppress(asyncio.CancelledError):
                 async with (

@@ -120,10 +120,10 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
             await context.open_store(settings) as store,
             contextlib.AsyncExitStack() as stack,
         ):
-            await bus.ensure_topic(redis.stream, redis.partitions)
+            await batching.topic_of(bus, redis.stream, redis.partitions)
             consumers = [batching.micro_batcher(settings, bus, store, observer, member=members[0].member)]
             if adapter is not None:
-                await bus.ensure_topic(redis.bars_stream, redis.partitions)
+                await batching.topic_of(bus, redis.bars_stream, redis.partitions)
                 told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
                 me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
                 making = inference(

@@ -26,7 +26,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from market_data_core.errors import BusError, BusUnavailable
+from market_data_core.errors import BusError, BusNotReady, BusUnavailable
 from market_data_core.redact import redact
 from market_data_pipeline.streaming.redis_url import RedisUrl
 
@@ -110,7 +110,7 @@ def _other(error: BaseException, text: str, where: str, url: RedisUrl) -> BusErr
     if isinstance(error, AskError | RedisClusterException):
         return BusUnavailable(f"{where} is changing its nodes: {text}")
     if isinstance(error, _PASSING) or text.startswith(_PASSING_WORDS):
-        return BusUnavailable(f"{where} cannot take commands now: {text}")
+        return BusNotReady(f"{where} cannot take commands now: {text}")
     if isinstance(error, RedisConnectionError | OSError):
         return BusUnavailable(f"{where} cannot be reached ({text}): {_LOOK}")
     if "cluster support disabled" in text:

@@ -1,0 +1,35 @@
+"""What the commands do before their consumers run."""
+
+from __future__ import annotations
+
+import pytest
+
+from market_data_core.errors import BusNotReady, BusUnavailable
+from market_data_pipeline.cli import batching
+from market_data_pipeline.streaming.memory_bus import MemoryBus
+
+
+class Returning(MemoryBus):
+    """A bus that has just come back: it refuses the first calls with what is left of ``refusals``."""
+
+    def __init__(self, *refusals: BusUnavailable) -> None:
+        super().__init__("memory://returning")
+        self.refusals = list(refusals)
+
+    async def ensure_topic(self, topic: str, partitions: int) -> int:
+        if self.refusals:
+            raise self.refusals.pop(0)
+        return await super().ensure_topic(topic, partitions)
+
+
+async def test_a_bus_that_reads_its_files_is_waited_for() -> None:
+    async with Returning(BusNotReady("loading"), BusNotReady("loading")) as bus:
+        await batching.topic_of(bus, "t", 3)
+        assert (bus.refusals, await bus.partitions("t")) == ([], 3)
+
+
+async def test_a_bus_that_cannot_be_reached_is_told_at_once() -> None:
+    async with Returning(BusUnavailable("nobody there"), BusUnavailable("never asked for")) as bus:
+        with pytest.raises(BusUnavailable, match="nobody there"):
+            await batching.topic_of(bus, "t", 3)
+        assert len(bus.refusals) == 1
