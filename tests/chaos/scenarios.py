@@ -219,8 +219,14 @@ async def crashes(blows: Blows) -> None:
 
 
 async def _crash(blows: Blows, how: PostgresDeath) -> None:
-    """Kill Redis and PostgreSQL, one after the other."""
+    """Kill Redis and PostgreSQL, one after the other, when nobody is just starting: who cannot reach a server then is
+    right to say so and to end."""
     d = blows.deployment
+
+    def settled() -> bool:
+        return all(len(c.owners()) >= min(len(c.workers), PARTITIONS) for c in (d.batchers, d.inferrers))
+
+    await until("every worker has a partition", 120, settled)
     for what in blows.rng.sample(("bus", "postgres"), 2):
         await blows.pause(0.5, 2.0)
         if what == "bus":
