@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -83,6 +84,8 @@ def cluster() -> Iterator[RedisCluster]:
 
 @pytest.fixture
 async def harness(cluster: RedisCluster) -> AsyncIterator[Harness]:
+    # The test before may have killed nodes; those that live take one for dead some time after it is back.
+    await asyncio.to_thread(cluster.settled)
     async with ClusterHarness(cluster) as harness:
         yield harness
 
