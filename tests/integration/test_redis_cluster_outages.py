@@ -118,9 +118,7 @@ def masters(cluster: RedisCluster) -> list[RedisServer]:
 
 def alone(cluster: RedisCluster) -> list[RedisServer]:
     """The masters that no replica stands in for."""
-    return [
-        node for node in masters(cluster) if told(node, "INFO", "replication")["connected_slaves"] == "0"
-    ]
+    return [node for node in masters(cluster) if told(node, "INFO", "replication")["connected_slaves"] == "0"]
 
 
 async def test_slots_that_move_take_their_readers_and_writers_with_them(

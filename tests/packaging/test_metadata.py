@@ -70,6 +70,13 @@ def test_what_is_shipped_is_what_was_tested(lock: str) -> None:
     assert pins(lock) <= pins("requirements.lock")
 
 
+def test_what_ci_installs_besides_changes_nothing_that_is_there() -> None:
+    here, besides = pins("requirements.lock"), pins("requirements.ci.lock")
+    shared = {name for name, _, _ in here} & {name for name, _, _ in besides}
+    assert {pin for pin in besides if pin[0] in shared} <= here
+    assert {name for name, _, _ in besides} - shared
+
+
 def test_the_image_has_what_mdp_needs_but_the_embedded_servers() -> None:
     locked = {name for name, _, _ in pins("requirements.image.lock")}
     needed = names([*PROJECT["dependencies"], *EXTRAS["kafka"], *EXTRAS["ml"]])
