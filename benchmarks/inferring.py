@@ -76,7 +76,7 @@ async def rules(given: dict[str, Any]) -> Measured:
     from market_data_core.protocols import Committed
     from market_data_pipeline import telemetry
     from market_data_pipeline.cli.inferring import inference
-    from market_data_pipeline.consumers.exactly_once import Plan
+    from market_data_pipeline.consumers.partition_logic import Plan
     from market_data_pipeline.consumers.signal_stats import SignalStats
     from market_data_pipeline.streaming.redis_bus import RedisBus
     from market_data_store import StoreClient

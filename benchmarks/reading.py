@@ -88,7 +88,7 @@ def watched(watch: Stopwatch, stop: asyncio.Event, bars: int, sampler: Sampler |
     """An observer that starts ``watch`` when the partition is owned and nothing is read yet, notes the time of every
     commit, and sets ``stop`` when ``bars`` are stored."""
     from market_data_core.protocols import Committed
-    from market_data_pipeline.consumers.exactly_once import Plan
+    from market_data_pipeline.consumers.partition_logic import Plan
     from market_data_pipeline.consumers.stats import RunStats
 
     class Watched(RunStats):

@@ -34,7 +34,7 @@ async def micro_batcher(given: dict[str, Any]) -> Measured:
     from market_data_core.protocols import Committed
     from market_data_pipeline import telemetry
     from market_data_pipeline.cli import batching
-    from market_data_pipeline.consumers.exactly_once import Plan
+    from market_data_pipeline.consumers.partition_logic import Plan
     from market_data_pipeline.consumers.stats import Observers
     from market_data_pipeline.streaming.redis_bus import RedisBus
     from market_data_pipeline.telemetry.exporter import exposition

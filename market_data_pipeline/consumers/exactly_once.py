@@ -1,9 +1,9 @@
 """Exactly-once effect on an at-least-once bus: the one mechanism that every consumer of mdp runs on.
 
 A partition is owned on the bus and claimed in the store, which raises its epoch. Records go through a
-:class:`PartitionLogic`, pure and in memory. What it has to keep is committed in one transaction with the positions and
-an outbox; after the commit the outbox is published and the bus is acknowledged, in this order. Nothing that happens
-between two of these steps can lose or double a result:
+:class:`~market_data_pipeline.consumers.partition_logic.PartitionLogic`, pure and in memory. What it has to keep is
+committed in one transaction with the positions and an outbox; after the commit the outbox is published and the bus is
+acknowledged, in this order. Nothing that happens between two of these steps can lose or double a result:
 
 - before the commit: the next owner reads again from the committed position;
 - after it, before publishing: the next owner finds the outbox;
@@ -14,111 +14,24 @@ between two of these steps can lose or double a result:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import structlog
 from structlog.contextvars import bind_contextvars
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential, wait_random
 
 from market_data_core.clock import Clock
-from market_data_core.codecs import DeadLetter, encode_dead_letter
 from market_data_core.errors import Fenced, MdpError
-from market_data_core.events import Signal
-from market_data_core.protocols import (
-    BarSink,
-    Claim,
-    Committed,
-    Flush,
-    LaneFlush,
-    OutboxRecord,
-    Position,
-    SignalFlush,
-)
-from market_data_core.signal_codec import parcel_of
-from market_data_pipeline.streaming.bus import (
-    Bus,
-    Consumer,
-    Delivery,
-    GroupPartition,
-    Offset,
-    Poll,
-    Record,
-)
-from market_data_pipeline.windows.tumbling import Counts
+from market_data_core.protocols import BarSink, Claim, Committed, Flush, OutboxRecord, SignalFlush
+from market_data_pipeline.consumers.idleness import waits
+from market_data_pipeline.consumers.partition_logic import PartitionLogic, Plan
+from market_data_pipeline.consumers.publishing import Publisher
+from market_data_pipeline.consumers.retrying import Retrying
+from market_data_pipeline.streaming.bus import Bus, Consumer, Delivery, Poll
 
-T = TypeVar("T")
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Plan:
-    """What one flush carries, taken from the logic at one moment.
-
-    ``through``: everything up to there may be acknowledged once committed. ``keep_from``: a new owner would read
-    from there. ``closable_at``: for each closed bar, ns UTC, when it could first have been closed. ``counts``: what
-    became of the events since the plan before. ``watermarks``: each lane's, ns. ``signals``, ``revised``: see
-    SignalFlush.
-    """
-
-    lanes: list[LaneFlush]
-    positions: list[Position]
-    forget: list[str]
-    through: Offset
-    keep_from: Offset
-    closable_at: list[int] = field(default_factory=list)
-    dead_letters: list[DeadLetter] = field(default_factory=list)
-    counts: Counts = field(default_factory=Counts)
-    watermarks: dict[str, int] = field(default_factory=dict)
-    open_rows: int = 0
-    signals: list[Signal] = field(default_factory=list)
-    revised: list[tuple[str, str, int]] = field(default_factory=list)
-
-
-class PartitionLogic(Protocol):
-    """What a consumer does with one partition: in memory, and without I/O but for :meth:`prepare`."""
-
-    @property
-    def start(self) -> Offset | None:
-        """Where to read from (None: the first record)."""
-        ...
-
-    @property
-    def committed(self) -> Offset | None:
-        """Up to where the owner before had committed everything (None: nothing)."""
-        ...
-
-    @property
-    def backlog(self) -> int:
-        """Rows that wait for a flush: the bound on them is the consumer's."""
-        ...
-
-    async def prepare(self, delivery: Delivery) -> None:
-        """Get what processing ``delivery`` needs from elsewhere. May wait, may be called again after an error, and
-        changes nothing that a flush meanwhile would see."""
-        ...
-
-    def process(self, delivery: Delivery) -> None:
-        """Take consecutive records."""
-        ...
-
-    def caught_up(self, at: int) -> None:
-        """At monotonic ns ``at`` the partition held nothing more than was processed."""
-        ...
-
-    def finish(self) -> None:
-        """Nothing more is expected: close what can be closed."""
-        ...
-
-    def due(self) -> bool:
-        """Whether a flush is worth a transaction now."""
-        ...
-
-    def take(self) -> Plan:
-        """What to commit; from now on the logic counts it as committed."""
-        ...
 
 
 class Observer(Protocol):
@@ -160,6 +73,7 @@ class _Owned:
         self.published: list[int] = []
         self.paused = False
         self.handing_over = False
+        self.caught_up = False
 
 
 class ExactlyOnceConsumer:
@@ -184,6 +98,8 @@ class ExactlyOnceConsumer:
         self._make_logic = logic
         self._clock = clock
         self._observer = observer
+        self._retry = Retrying(observer.retrying)
+        self._publisher = Publisher(bus, settings.topic, settings.dead_letter_topic)
         self._owned: dict[int, _Owned] = {}
         self._claims: dict[int, asyncio.Task[None]] = {}
         self._outliving: set[asyncio.Task[None]] = set()
@@ -252,6 +168,7 @@ class ExactlyOnceConsumer:
                 owned.handing_over = True
                 continue
             owned.logic.process(delivery)
+            owned.caught_up = delivery.caught_up
             if delivery.caught_up:
                 owned.logic.caught_up(delivery.polled_at)
             self._start_flush(consumer, delivery.partition, owned)
@@ -259,6 +176,7 @@ class ExactlyOnceConsumer:
             await asyncio.sleep(0)
         for partition, at in poll.idle.items():
             if partition in self._owned:
+                self._owned[partition].caught_up = True
                 self._owned[partition].logic.caught_up(at)
         for partition, owned in list(self._owned.items()):
             self._start_flush(consumer, partition, owned)
@@ -357,7 +275,7 @@ class ExactlyOnceConsumer:
             return self._owned.get(partition) is owned
 
         if plan.dead_letters:
-            await self._retry("bus", lambda: self._bury(plan.dead_letters), as_long_as=mine)
+            await self._retry("bus", lambda: self._publisher.bury(plan.dead_letters), as_long_as=mine)
         owned.number += 1
         flush = Flush(
             claim=owned.claim,
@@ -392,30 +310,8 @@ class ExactlyOnceConsumer:
         for row in outbox:
             if not as_long_as():
                 return  # whoever has the partition now finds the rest
-            await self._retry("bus", partial(self._publish_one, row), as_long_as=as_long_as)
+            await self._retry("bus", partial(self._publisher.publish, row), as_long_as=as_long_as)
             owned.published.append(row.id)
-
-    async def _publish_one(self, row: OutboxRecord) -> None:
-        partitions = await self._topic(row.topic)
-        parcel = parcel_of(row.value)
-        records = [Record(row.key, row.value, row.lane)]
-        if parcel is not None:
-            records = [Record(key, value, row.lane) for key, value in parcel]
-        await self._bus.publish(row.topic, records, partition=row.partition % partitions)
-
-    async def _topic(self, topic: str) -> int:
-        """Partitions of an output topic. One that does not exist yet gets as many as the input has, so that a symbol
-        keeps its partition from events to bars; dead letters need one."""
-        wanted = 1
-        if topic != self._settings.dead_letter_topic:
-            wanted = max(1, await self._bus.partitions(self._settings.topic))
-        return await self._bus.ensure_topic(topic, wanted)
-
-    async def _bury(self, letters: list[DeadLetter]) -> None:
-        topic = self._settings.dead_letter_topic
-        await self._bus.ensure_topic(topic, 1)
-        records = [Record(letter.key, encode_dead_letter(letter), None) for letter in letters]
-        await self._bus.publish(topic, records, partition=0)
 
     async def _hand_over(self, consumer: Consumer, partition: int) -> None:
         """Commit what is closed, then let go. Open windows go with the partition: the next owner reads them again."""
@@ -474,51 +370,16 @@ class ExactlyOnceConsumer:
 
     async def _is_idle(self, seconds: float) -> bool:
         """Whether nothing came for so long, and nothing waits in a partition that nobody owns yet."""
-        if self._claims or any(o.flush is not None or o.paused for o in self._owned.values()):
+        # What an owner before was handed and did not finish is no lag of the group: that it was read again is known
+        # by having come to the end.
+        busy = (o.flush is not None or o.paused or not o.caught_up for o in self._owned.values())
+        if self._claims or any(busy):
             return False
         if self._clock.monotonic() - self._active_at < seconds * 1e9:
             return False
-        topics = await self._retry("bus", lambda: self._bus.status([self._settings.topic]))
-        for topic in topics:
-            groups = [g for g in topic.groups if g.group == self._settings.group]
-            known = {p.partition for g in groups for p in g.partitions}
-            # A partition that no member of the group has come to yet is not among those of the group.
-            if any(size and p not in known for p, size in enumerate(topic.sizes)):
-                return False
-            if any(self._waits(p, g.members) for g in groups for p in g.partitions):
-                return False
-        return True
-
-    def _waits(self, p: GroupPartition, members: list[str]) -> bool:
-        """Whether a partition has something for this worker, now or as soon as the lease of a dead one ends.
-
-        What an owner was handed and did not finish is no lag any more, but still pending.
-        """
-        if p.partition in self._owned:
-            return p.lag > 0
-        # Ours by its lease may not have been told by a poll yet.
-        theirs = p.owner in members and p.owner != self._settings.member
-        return not theirs and (p.lag > 0 or p.pending > 0)
-
-    async def _retry(
-        self, what: str, call: Callable[[], Awaitable[T]], as_long_as: Callable[[], bool] = lambda: True
-    ) -> T:
-        """Call until it works, as long as the error says that it may: exponential backoff with jitter, to 2 s."""
-
-        def report(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome else None
-            if error is not None:
-                self._observer.retrying(what, error)
-
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, MdpError) and e.retriable and as_long_as()),
-            wait=wait_exponential(multiplier=0.05, max=2.0) + wait_random(0, 0.1),
-            before_sleep=report,
-            reraise=True,
-        ):
-            with attempt:
-                return await call()
-        raise AssertionError("unreachable: retrying ends by a result or an error")
+        s = self._settings
+        topics = await self._retry("bus", lambda: self._bus.status([s.topic]))
+        return not any(waits(topic, s.group, s.member, self._owned.keys()) for topic in topics)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -17,7 +17,7 @@ from market_data_core.codecs import DeadLetter, decode_bars
 from market_data_core.errors import PoisonRecord
 from market_data_core.events import Signal
 from market_data_core.protocols import Claim, Position
-from market_data_pipeline.consumers.exactly_once import Plan
+from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.inference.signal_maker import BarKey, SignalMaker
 from market_data_pipeline.streaming.bus import Delivery, Offset
 from market_data_pipeline.windows.tumbling import NEVER, Counts

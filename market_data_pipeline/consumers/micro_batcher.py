@@ -21,7 +21,7 @@ from market_data_core.codecs import DeadLetter, Decoded, EventDecoder, encode_ev
 from market_data_core.events import Series
 from market_data_core.frames import FRAME_BYTE
 from market_data_core.protocols import Claim, LaneFlush, Position
-from market_data_pipeline.consumers.exactly_once import Plan
+from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.streaming.bus import Delivery, Offset
 from market_data_pipeline.windows.tumbling import FOREVER, NEVER, Counts, TumblingWindows, WindowSettings
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from market_data_core.events import Signal
 from market_data_core.protocols import Committed
-from market_data_pipeline.consumers.exactly_once import Plan
+from market_data_pipeline.consumers.partition_logic import Plan
 
 _NEWEST: Final = 8
 

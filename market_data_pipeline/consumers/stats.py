@@ -10,7 +10,8 @@ import numpy as np
 from market_data_core.batch import BarBatch, extends
 from market_data_core.events import Bar
 from market_data_core.protocols import Committed
-from market_data_pipeline.consumers.exactly_once import Observer, Plan
+from market_data_pipeline.consumers.exactly_once import Observer
+from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.windows.tumbling import FOREVER, NEVER, Counts
 
 _DELAYS_KEPT = 200_000

@@ -8,7 +8,7 @@ from typing import Final
 
 from market_data_core.batch import I32
 from market_data_core.protocols import Committed
-from market_data_pipeline.consumers.exactly_once import Plan
+from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.telemetry.bounded import HasSymbol, SymbolSlots
 from market_data_pipeline.telemetry.metrics import Metrics
 from market_data_pipeline.telemetry.observers import ConsumerMetrics

@@ -10,8 +10,8 @@ import numpy as np
 import structlog
 
 from market_data_core.protocols import Committed
-from market_data_pipeline.consumers.exactly_once import Plan
 from market_data_pipeline.consumers.micro_batcher import EXPIRED, FUTURE, LATE
+from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.producers.counts import Counts, ProducerObserver
 from market_data_pipeline.streaming.bus import TrimResult
 from market_data_pipeline.telemetry.bounded import SymbolSlots

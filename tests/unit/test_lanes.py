@@ -15,13 +15,13 @@ from market_data_core.clock import ManualClock
 from market_data_core.codecs import encode_end_of_lane, encode_events, encode_frame, event_of
 from market_data_core.events import Bar, StreamEvent
 from market_data_core.protocols import Claim, Position
-from market_data_pipeline.consumers.exactly_once import Plan
 from market_data_pipeline.consumers.micro_batcher import (
     PARTITION_LANE,
     REPLAY_SILENCE_NS,
     BatcherSettings,
     PartitionBars,
 )
+from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.streaming.bus import Delivery
 from market_data_pipeline.windows.tumbling import FOREVER, NEVER, WindowSettings
 from tests import oracle

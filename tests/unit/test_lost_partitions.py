@@ -15,7 +15,8 @@ from market_data_core.batch import BarBatch
 from market_data_core.clock import SystemClock
 from market_data_core.errors import BusError, Fenced, StoreUnavailable
 from market_data_core.protocols import Claim, Committed, Flush, OutboxRecord, Position
-from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Plan
+from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer
+from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.streaming.bus import (
     Consumer,
@@ -40,9 +41,11 @@ class ScriptedConsumer(Consumer):
         self.owned: set[int] = set()
         self.sought: list[int] = []
         self.acknowledged: list[int] = []
+        self.polls = 0
         self.on_loss: Callable[[], None] = lambda: None
 
     async def poll(self, timeout: float) -> Poll:
+        self.polls += 1
         try:
             poll = await asyncio.wait_for(self.script.get(), timeout)
         except TimeoutError:
@@ -241,3 +244,26 @@ async def test_records_of_a_partition_that_the_group_has_not_come_to_yet_are_wai
     async with asyncio.timeout(10):
         await scene.run
     assert scene.bus.statuses == [unread], "it asked until the group had read all"
+
+
+async def test_what_an_owner_before_was_handed_is_read_again_before_a_member_goes_idle() -> None:
+    """The group's lag is zero, since it all was handed to an owner that died."""
+    scene = Scene()
+    scene.store.claims[0] = asyncio.Event()
+    scene.store.claims[0].set()
+    scene.consumer.script.put_nowait(Poll(assigned=[0]))
+    await scene.reach(scene.store.committing.is_set)
+    scene.store.answer.put_nowait(Committed(BarBatch.empty(), []))
+    await scene.reach(lambda: scene.consumer.acknowledged == [0])
+    handed = GroupStatus(SETTINGS.group, ["me"], [GroupPartition(0, "me", 0, 0, 3, 0)])
+    scene.bus.statuses = [TopicStatus(SETTINGS.topic, 1, 3, [handed], [3])] * 2
+    scene.member.end_when_idle(0)
+    for deliveries in ([], [Delivery(0, [1], [b"x"], None, caught_up=False, polled_at=0)]):
+        scene.consumer.script.put_nowait(Poll(deliveries=deliveries))
+        for _ in range(5):
+            polled = scene.consumer.polls
+            await scene.reach(lambda polled=polled: scene.consumer.polls > polled)
+        assert not scene.run.done()
+    scene.consumer.script.put_nowait(Poll(idle={0: 1}))
+    async with asyncio.timeout(10):
+        await scene.run

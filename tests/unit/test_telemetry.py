@@ -22,8 +22,9 @@ from market_data_core.codecs import DeadLetter
 from market_data_core.errors import BusUnavailable, ConfigError, StoreUnavailable
 from market_data_core.events import BarSeries, Signal
 from market_data_core.protocols import Committed
-from market_data_pipeline.consumers.exactly_once import Observer, Plan
+from market_data_pipeline.consumers.exactly_once import Observer
 from market_data_pipeline.consumers.micro_batcher import EXPIRED, FUTURE, LATE
+from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.producers.counts import Counts as ProducerCounts
 from market_data_pipeline.streaming.bus import Bus, GroupPartition, GroupStatus, TopicStatus, TrimResult
 from market_data_pipeline.streaming.memory_bus import MemoryBus
