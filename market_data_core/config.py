@@ -158,6 +158,25 @@ class MicroBatch(Section):
         return self
 
 
+class Traces(Section):
+    enabled: bool = key(False, "Whether sampled events are traced, for OpenTelemetry; needs the extra otel.")
+    endpoint: SecretUrl = key(
+        SecretUrl(""),
+        "Collector that takes OTLP over HTTP. Empty: as OTEL_EXPORTER_OTLP_ENDPOINT says, or localhost:4318.",
+        example="http://127.0.0.1:4318",
+    )
+    ratio: Number = key(
+        0.01, "Share of a producer's publishes that are traced; consumers follow those that are.", ge=0, le=1
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _scheme(cls, value: SecretUrl) -> SecretUrl:
+        if value and not value.reveal().startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value
+
+
 class Telemetry(Section):
     metrics_port: Count = key(
         9101, "Port of the Prometheus exporter and of health checks; 0 switches it off.", ge=0, le=65_535
@@ -175,6 +194,8 @@ class Telemetry(Section):
     log_format: Literal["auto", "json", "console"] = key(
         "auto", "json, or console for people; auto is console on a terminal without --json, and json else."
     )
+
+    traces: Traces = section(Traces, "Where the time of an event goes, for a few of them.")
 
     @field_validator("log_level", mode="before")
     @classmethod
@@ -330,7 +351,7 @@ class Settings(Section):
     micro_batch: MicroBatch = section(MicroBatch, "From events to bars.")
     features: Features = section(Features, "Rolling features for inference.")
     inference: Inference = section(Inference, "From features to signals.")
-    telemetry: Telemetry = section(Telemetry, "Metrics and logs.")
+    telemetry: Telemetry = section(Telemetry, "Metrics, logs and traces.")
     store: StoreSettings = section(StoreSettings, "The database.")
     datasets: dict[str, Dataset] = Field(default_factory=dict, description="Files for replay, by name.")
 

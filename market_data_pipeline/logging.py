@@ -49,6 +49,8 @@ def configure(level: str = "INFO", *, json: bool | None = None) -> None:
     if level != "DEBUG":
         # It logs each attempt to reach a broker that is away; what comes of it is told by the driver.
         logging.getLogger("aiokafka").setLevel("CRITICAL")
+        # So is each attempt to reach a collector; spans that are given up are an error of its.
+        logging.getLogger("opentelemetry").setLevel("ERROR")
     for ours in ("mdp", "market_data_core", "market_data_store", "market_data_pipeline"):
         logging.getLogger(ours).setLevel(level)
 

@@ -20,9 +20,15 @@ from market_data_core.config import Settings
 from market_data_core.errors import BusNotReady, ConfigError, MdpError
 from market_data_core.protocols import BarSink, Claim
 from market_data_core.redact import redact
-from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
+from market_data_pipeline.consumers.exactly_once import (
+    ConsumerSettings,
+    ExactlyOnceConsumer,
+    Observer,
+    PartitionLogic,
+)
 from market_data_pipeline.consumers.micro_batcher import BatcherSettings, PartitionBars
 from market_data_pipeline.streaming.bus import Bus, TrimResult
+from market_data_pipeline.tracing.traces import UNTRACED, WINDOWING, Traces
 from market_data_pipeline.windows.tumbling import WindowSettings
 
 if TYPE_CHECKING:
@@ -49,6 +55,7 @@ def micro_batcher(
     topic: str | None = None,
     group: str | None = None,
     member: str | None = None,
+    traces: Traces = UNTRACED,
 ) -> ExactlyOnceConsumer:
     """A member of the micro-batcher's consumer group, not yet running."""
     redis, batch = settings.bus.redis, settings.micro_batch
@@ -67,9 +74,10 @@ def micro_batcher(
         max_future_ns=batch.max_future_ms * _MS,
     )
 
-    def logic(claim: Claim) -> PartitionBars:
+    def logic(claim: Claim) -> PartitionLogic:
         try:
-            return PartitionBars(claim, batcher, clock, bus.format_offset, bus.parse_offset)
+            bars = PartitionBars(claim, batcher, clock, bus.format_offset, bus.parse_offset)
+            return traces.logic(bars, claim, WINDOWING)
         except ValueError as error:
             raise ConfigError(
                 f"the positions of group {claim.group} on {claim.topic} are not of this bus ({error}): "
@@ -86,7 +94,9 @@ def micro_batcher(
         lease_ms=redis.lease_ms,
     )
     spare_collector()
-    return ExactlyOnceConsumer(bus, store, consumer, logic, clock, observer)
+    return ExactlyOnceConsumer(
+        traces.consuming(bus), traces.sink(store, WINDOWING), consumer, logic, clock, observer
+    )
 
 
 async def topic_of(bus: Bus, topic: str, partitions: int) -> None:

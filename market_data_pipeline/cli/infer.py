@@ -68,7 +68,7 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
     import contextlib
     import time
 
-    from market_data_pipeline import telemetry
+    from market_data_pipeline import telemetry, tracing
     from market_data_pipeline.cli import batching
     from market_data_pipeline.cli.inferring import inference
     from market_data_pipeline.consumers.signal_stats import SignalStats
@@ -80,14 +80,15 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
     told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
     me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
     started = time.monotonic()
-    with telemetry.exporter(
-        metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health
+    with (
+        tracing.traces(settings, "infer") as traces,
+        telemetry.exporter(metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health),
     ):
         async with (
             await context.open_bus(settings) as bus,
             await context.open_store(settings) as store,
             inference(
-                settings, adapter, bus, store, Observers(stats, told), told, member=me.member
+                settings, adapter, bus, store, Observers(stats, told), told, member=me.member, traces=traces
             ) as consumer,
         ):
             await batching.topic_of(bus, redis.bars_stream, redis.partitions)

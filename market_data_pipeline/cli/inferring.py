@@ -11,12 +11,18 @@ from market_data_core.config import Settings
 from market_data_core.errors import ConfigError
 from market_data_core.protocols import Claim
 from market_data_pipeline.cli.batching import member_name, spare_collector
-from market_data_pipeline.consumers.exactly_once import ConsumerSettings, ExactlyOnceConsumer, Observer
+from market_data_pipeline.consumers.exactly_once import (
+    ConsumerSettings,
+    ExactlyOnceConsumer,
+    Observer,
+    PartitionLogic,
+)
 from market_data_pipeline.consumers.inference_consumer import PartitionSignals
 from market_data_pipeline.inference.decider import Decider, interval_of
 from market_data_pipeline.inference.observer import EngineObserver, FeatureObserver
 from market_data_pipeline.inference.signal_maker import SignalMaker
 from market_data_pipeline.streaming.bus import Bus
+from market_data_pipeline.tracing.traces import INFERRING, UNTRACED, Traces
 
 if TYPE_CHECKING:
     from market_data_store.client import StoreClient
@@ -41,6 +47,7 @@ async def inference(
     observer: Observer,
     told: InferenceObserver | None = None,
     member: str | None = None,
+    traces: Traces = UNTRACED,
 ) -> AsyncIterator[ExactlyOnceConsumer]:
     """A member of the group of inference, not yet running; what decides is closed when the block ends.
 
@@ -53,9 +60,9 @@ async def inference(
     interval = interval_of(settings)
     decider = Decider.from_settings(settings, adapter, clock, told)
 
-    def logic(claim: Claim) -> PartitionSignals:
+    def logic(claim: Claim) -> PartitionLogic:
         try:
-            return PartitionSignals(
+            signals = PartitionSignals(
                 claim,
                 lambda watermark: SignalMaker(
                     interval, decider, store, watermark, observer=told, clock=clock
@@ -64,6 +71,7 @@ async def inference(
                 bus.format_offset,
                 bus.parse_offset,
             )
+            return traces.logic(signals, claim, INFERRING)
         except ValueError as error:
             raise ConfigError(
                 f"the positions of group {claim.group} on {claim.topic} are not of this bus ({error}): "
@@ -82,6 +90,8 @@ async def inference(
     )
     spare_collector()
     try:
-        yield ExactlyOnceConsumer(bus, store, consumer, logic, clock, observer)
+        yield ExactlyOnceConsumer(
+            traces.consuming(bus), traces.sink(store, INFERRING), consumer, logic, clock, observer
+        )
     finally:
         await decider.engine.close()

@@ -55,7 +55,7 @@ async def _consume(settings: Settings, until_idle: float | None, as_json: bool) 
     import contextlib
     import time
 
-    from market_data_pipeline import telemetry
+    from market_data_pipeline import telemetry, tracing
     from market_data_pipeline.cli import batching
     from market_data_pipeline.consumers.stats import Observers, RunStats
 
@@ -67,15 +67,16 @@ async def _consume(settings: Settings, until_idle: float | None, as_json: bool) 
         stats, telemetry.MetricsObserver(metrics, redis.stream, batch.window_ms, batch.allow_late_ms)
     )
     started = time.monotonic()
-    with telemetry.exporter(
-        metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health
+    with (
+        tracing.traces(settings, "micro-batch") as traces,
+        telemetry.exporter(metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health),
     ):
         async with (
             await context.open_bus(settings) as bus,
             await context.open_store(settings) as store,
         ):
             await batching.topic_of(bus, redis.stream, redis.partitions)
-            consumer = batching.micro_batcher(settings, bus, store, observer, member=me.member)
+            consumer = batching.micro_batcher(settings, bus, store, observer, member=me.member, traces=traces)
             with contextlib.suppress(asyncio.CancelledError):
                 async with (
                     telemetry.watching(metrics, health, bus, store.ping, [me]),

@@ -200,7 +200,7 @@ async def publish(
 
     from structlog.contextvars import bind_contextvars
 
-    from market_data_pipeline import telemetry
+    from market_data_pipeline import telemetry, tracing
     from market_data_pipeline.producers import progress
     from market_data_pipeline.producers.counts import ProducerObserver
     from market_data_pipeline.producers.runner import ProducerRunner
@@ -218,6 +218,7 @@ async def publish(
             )
         try:
             with (
+                tracing.traces(settings, "produce") as traces,
                 telemetry.exporter(
                     metrics,
                     metrics_port,
@@ -231,7 +232,13 @@ async def publish(
                     provider=source.name, lane=options.lane(source.name) or f"live/{source.name}"
                 )
                 runner = ProducerRunner(
-                    bus, source, topic, options, pace=pace, spool=spool, observer=observer
+                    traces.producing(bus),
+                    source,
+                    topic,
+                    options,
+                    pace=pace,
+                    spool=spool,
+                    observer=observer,
                 )
                 async with telemetry.watching(metrics, health, bus):
                     task = asyncio.create_task(runner.run())

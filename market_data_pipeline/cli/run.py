@@ -89,7 +89,7 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
     import time
 
     from market_data_core.errors import UsageError
-    from market_data_pipeline import telemetry
+    from market_data_pipeline import telemetry, tracing
     from market_data_pipeline.audit import Audit
     from market_data_pipeline.cli import batching
     from market_data_pipeline.cli.inferring import adapter_of, inference
@@ -112,8 +112,9 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
     )
     started = time.monotonic()
     interrupted = False
-    with telemetry.exporter(
-        metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health
+    with (
+        tracing.traces(settings, "run") as traces,
+        telemetry.exporter(metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health),
     ):
         async with (
             await context.open_bus(settings) as bus,
@@ -121,18 +122,33 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
             contextlib.AsyncExitStack() as stack,
         ):
             await batching.topic_of(bus, redis.stream, redis.partitions)
-            consumers = [batching.micro_batcher(settings, bus, store, observer, member=members[0].member)]
+            consumers = [
+                batching.micro_batcher(
+                    settings, bus, store, observer, member=members[0].member, traces=traces
+                )
+            ]
             if adapter is not None:
                 await batching.topic_of(bus, redis.bars_stream, redis.partitions)
                 told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
                 me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
                 making = inference(
-                    settings, adapter, bus, store, Observers(signals, told), told, member=me.member
+                    settings,
+                    adapter,
+                    bus,
+                    store,
+                    Observers(signals, told),
+                    told,
+                    member=me.member,
+                    traces=traces,
                 )
                 consumers.append(await stack.enter_async_context(making))
                 members.append(me)
             runner = live_runner(
-                settings, bus, audit, duration, telemetry.ProducerMetrics(metrics, settings.bus.type)
+                settings,
+                traces.producing(bus),
+                audit,
+                duration,
+                telemetry.ProducerMetrics(metrics, settings.bus.type),
             )
             view = LiveView(
                 stats, signals, lambda: runner.counts.published, bus, redis.stream, redis.consumer_group

@@ -15,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from market_data_core.errors import BusError
 
@@ -23,15 +23,21 @@ if TYPE_CHECKING:
     from market_data_pipeline.streaming.repartition import TopicSwitch
 
 Offset = int
+Trace = tuple[int, str]
+"""Place in a delivery, and the traceparent of the record there."""
+TRACEPARENT: Final = "traceparent"
+"""What drivers call it on the wire, as W3C Trace Context does, so that others' traces go on here and ours there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a producer publishes. ``key`` (the symbol) chooses the partition; ``lane`` is None for live events."""
+    """What a producer publishes. ``key`` (the symbol) chooses the partition; ``lane`` is None for live events.
+    ``traceparent``: of the few that are traced, the span that published it, as W3C Trace Context writes it."""
 
     key: str
     value: bytes
     lane: str | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class StoredRecord:
     value: bytes
     lane: str | None
     timestamp_ms: int
+    traceparent: str | None = None
 
 
 @dataclass(slots=True)
@@ -51,6 +58,7 @@ class Delivery:
 
     ``lanes`` is None when no record names a lane, which is the usual case. ``caught_up`` tells that the
     partition held nothing more when this was read, at ``polled_at`` (monotonic ns, taken before the read).
+    ``traces``: the traceparents of those that are traced, with their places in ``values``; most have none.
     """
 
     partition: int
@@ -59,6 +67,7 @@ class Delivery:
     lanes: list[str | None] | None
     caught_up: bool
     polled_at: int
+    traces: Sequence[Trace] = ()
 
 
 @dataclass(slots=True)

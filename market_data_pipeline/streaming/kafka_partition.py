@@ -114,13 +114,13 @@ class PartitionReading:
         return None
 
     def _delivery(self, backlog: Backlog, records: list[Any]) -> Delivery:
-        offsets, values, lanes = columns(records)
+        offsets, values, lanes, traces = columns(records)
         self.position = offsets[-1] + 1
         if self.mark is not None and self.position > self.mark.handed:
             self.mark = Mark(self.mark.done, self.position, self.mark.keep)
         fetched = backlog.fetched
         caught_up = backlog.empty and not self.ready and self.cursor >= fetched.end
-        return Delivery(self.number, offsets, values, lanes, caught_up, fetched.began)
+        return Delivery(self.number, offsets, values, lanes, caught_up, fetched.began, traces)
 
 
 @dataclass(slots=True, eq=False)

@@ -116,7 +116,7 @@ def _batches(producer: AIOKafkaProducer, records: Sequence[Record]) -> Iterable[
             "key": record.key.encode(),
             "value": record.value,
             "timestamp": None,
-            "headers": headers(record.lane),
+            "headers": headers(record),
         }
         if batch.append(**row) is None:
             batch.close()

@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.memory_records import MemoryRecords
 
-from market_data_pipeline.streaming.bus import Offset, StoredRecord
+from market_data_pipeline.streaming.bus import TRACEPARENT, Offset, Record, StoredRecord, Trace
 
 LANE: Final = "lane"
 """The header that names a record's lane."""
@@ -19,14 +19,15 @@ LANE: Final = "lane"
 Header = tuple[str, bytes | None]
 
 
-def headers(lane: str | None) -> list[Header]:
-    """What is written of a lane."""
-    return [] if lane is None else [(LANE, lane.encode())]
+def headers(record: Record) -> list[Header]:
+    """What is written of a record beside its key and value."""
+    named = ((LANE, record.lane), (TRACEPARENT, record.traceparent))
+    return [(name, text.encode()) for name, text in named if text is not None]
 
 
-def lane_of(found: Iterable[Header]) -> str | None:
+def header(found: Iterable[Header], wanted: str) -> str | None:
     for name, value in found:
-        if name == LANE and value is not None:
+        if name == wanted and value is not None:
             return value.decode("utf-8", "backslashreplace")
     return None
 
@@ -61,12 +62,21 @@ def after(buffer: bytes, first: Offset) -> Offset:
     return first
 
 
-def columns(records: Sequence[Any]) -> tuple[list[Offset], list[bytes], list[str | None] | None]:
-    """Offsets, values and lanes of ``records``; lanes are None when no record names one."""
+def columns(
+    records: Sequence[Any],
+) -> tuple[list[Offset], list[bytes], list[str | None] | None, list[Trace]]:
+    """Offsets, values, lanes and traces of ``records``; lanes are None when no record names one."""
     offsets = [r.offset for r in records]
     values = [r.value or b"" for r in records]
-    lanes = [lane_of(r.headers) if r.headers else None for r in records]
-    return offsets, values, lanes if any(lane is not None for lane in lanes) else None
+    headed = [(place, r.headers) for place, r in enumerate(records) if r.headers]
+    if not headed:
+        return offsets, values, None, []
+    lanes: list[str | None] = [None] * len(records)
+    for place, found in headed:
+        lanes[place] = header(found, LANE)
+    traced = ((place, header(found, TRACEPARENT)) for place, found in headed)
+    traces = [(place, trace) for place, trace in traced if trace is not None]
+    return offsets, values, lanes if any(lane is not None for lane in lanes) else None, traces
 
 
 def stored(records: Iterable[Any]) -> list[StoredRecord]:
@@ -76,8 +86,9 @@ def stored(records: Iterable[Any]) -> list[StoredRecord]:
             r.offset,
             (r.key or b"").decode("utf-8", "backslashreplace"),
             r.value or b"",
-            lane_of(r.headers),
+            header(r.headers, LANE),
             r.timestamp,
+            header(r.headers, TRACEPARENT),
         )
         for r in records
     ]

@@ -79,7 +79,7 @@ class MemoryBus(Bus):
         for number, some in grouped(records, len(logs), partition).items():
             log = logs[number]
             for offset, r in enumerate(some, log.next_offset):
-                log.records.append(StoredRecord(offset, r.key, r.value, r.lane, now))
+                log.records.append(StoredRecord(offset, r.key, r.value, r.lane, now, r.traceparent))
             log.next_offset += len(some)
         broker.wake()
 

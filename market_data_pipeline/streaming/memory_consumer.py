@@ -172,5 +172,6 @@ class MemoryConsumer(Consumer):
                     lanes if any(lane is not None for lane in lanes) else None,
                     len(records) < self._max_records,
                     began,
+                    [(i, r.traceparent) for i, r in enumerate(records) if r.traceparent is not None],
                 )
             )

@@ -11,6 +11,7 @@ from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import BusError, BusUnavailable
 from market_data_core.redact import SecretUrl
 from market_data_pipeline.streaming.bus import (
+    TRACEPARENT,
     Bus,
     Consumer,
     Offset,
@@ -201,7 +202,8 @@ def _additions(stream: str, records: Sequence[Record]) -> Iterator[list[bytes]]:
     size = 0
     for r in records:
         lane = () if r.lane is None else ("l", r.lane)
-        commands.append(pack("XADD", stream, "*", "v", r.value, "k", r.key, *lane))
+        trace = () if r.traceparent is None else (TRACEPARENT, r.traceparent)
+        commands.append(pack("XADD", stream, "*", "v", r.value, "k", r.key, *lane, *trace))
         size += len(r.value)
         if len(commands) == PUBLISH_RECORDS or size >= PUBLISH_BYTES:
             yield commands

@@ -1,8 +1,9 @@
 """Entries of a Redis stream: their ids as offsets, their fields as records.
 
-An entry of ours has the fields ``v`` (value), ``k`` (key) and, for a lane of its own, ``l``. Entries of other
-programs are taken too: with those three in any order, or, when there is no ``v`` or there are fields besides,
-as one JSON object of all the fields, so that ``XADD mdp.events * ver 1 provider x symbol SPY ...`` is an event.
+An entry of ours has the fields ``v`` (value), ``k`` (key) and, for a lane of its own, ``l``; of the few that are
+traced also ``traceparent``. Entries of other programs are taken too: with those in any order, or, when there is no
+``v`` or there are fields besides, as one JSON object of all the fields, so that
+``XADD mdp.events * ver 1 provider x symbol SPY ...`` is an event.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeAlias, overload
 
-from market_data_pipeline.streaming.bus import Offset, StoredRecord
+from market_data_pipeline.streaming.bus import TRACEPARENT, Offset, StoredRecord, Trace
 
 Entry: TypeAlias = Sequence[Any]
 """As hiredis gives it: ``[id, [name, value, name, value, ...]]``."""
 
-_OURS: Final = frozenset({b"v", b"k", b"l"})
+_OURS: Final = frozenset({b"v", b"k", b"l", TRACEPARENT.encode()})
 _NUMBERS: Final = frozenset({"ver", "seq", "o", "h", "l", "c", "v", "value", "score"})
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _SEQ_BITS: Final = 64
@@ -66,8 +67,10 @@ class Offsets(Sequence[int]):
         return f"Offsets({len(self)} from {self.ids[0]!r} to {self.ids[-1]!r})" if self.ids else "Offsets()"
 
 
-def columns(entries: Sequence[Entry]) -> tuple[list[bytes], list[bytes], list[str | None] | None]:
-    """Ids, values and lanes of ``entries``; lanes are None when no entry names one."""
+def columns(
+    entries: Sequence[Entry],
+) -> tuple[list[bytes], list[bytes], list[str | None] | None, list[Trace]]:
+    """Ids, values, lanes and traces of ``entries``; lanes are None when no entry names one."""
     ids = [entry[0] for entry in entries]
     fields = [entry[1] for entry in entries]
     try:
@@ -76,14 +79,17 @@ def columns(entries: Sequence[Entry]) -> tuple[list[bytes], list[bytes], list[st
     except TypeError:  # a tombstone: an entry deleted while it was pending has no fields
         plain = False
     if plain:
-        return ids, [f[1] for f in fields], None
+        return ids, [f[1] for f in fields], None, []
     values: list[bytes] = []
     lanes: list[str | None] = []
-    for f in fields:
-        _, value, lane = _record(f or ())
+    traces: list[Trace] = []
+    for place, f in enumerate(fields):
+        _, value, lane, trace = _record(f or ())
         values.append(value)
         lanes.append(lane)
-    return ids, values, lanes if any(lane is not None for lane in lanes) else None
+        if trace is not None:
+            traces.append((place, trace))
+    return ids, values, lanes if any(lane is not None for lane in lanes) else None, traces
 
 
 def stored(entries: Iterable[Entry]) -> list[StoredRecord]:
@@ -91,8 +97,8 @@ def stored(entries: Iterable[Entry]) -> list[StoredRecord]:
     out = []
     for name, fields in entries:
         offset = parse_id(name)
-        key, value, lane = _record(fields)
-        out.append(StoredRecord(offset, key, value, lane, offset >> _SEQ_BITS))
+        key, value, lane, trace = _record(fields)
+        out.append(StoredRecord(offset, key, value, lane, offset >> _SEQ_BITS, trace))
     return out
 
 
@@ -100,14 +106,16 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def _record(fields: Sequence[bytes]) -> tuple[str, bytes, str | None]:
-    """Key, value and lane."""
+def _record(fields: Sequence[bytes]) -> tuple[str, bytes, str | None, str | None]:
+    """Key, value, lane and traceparent."""
     named = dict(zip(fields[::2], fields[1::2], strict=True))
     if b"v" in named and named.keys() <= _OURS:
-        lane = named.get(b"l")
-        return _text(named.get(b"k", b"")), named[b"v"], None if lane is None else _text(lane)
+        lane, trace = (
+            None if raw is None else _text(raw) for raw in (named.get(b"l"), named.get(TRACEPARENT.encode()))
+        )
+        return _text(named.get(b"k", b"")), named[b"v"], lane, trace
     texts = {_text(name): _text(value) for name, value in named.items()}
-    return texts.get("symbol", texts.get("k", "")), _json_object(texts), None
+    return texts.get("symbol", texts.get("k", "")), _json_object(texts), None, None
 
 
 def _json_object(fields: dict[str, str]) -> bytes:

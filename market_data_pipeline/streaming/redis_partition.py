@@ -42,16 +42,17 @@ class Partition:
 
     def follow(self, entries: Sequence[Any], *, new: bool, short: bool, began: int) -> None:
         """Make ready what comes next: new entries, or those of a range; ``short`` when there are no more."""
-        ids, values, lanes = columns(entries)
+        ids, values, lanes, traces = columns(entries)
         if new and parse_id(ids[0]) <= self.cursor:
             # Somebody moved the group back (XGROUP SETID). What was read is not delivered again here.
             again = bisect_right(Offsets(ids), self.cursor)
             self.unacked.append(ids[:again])
             ids, values, lanes = ids[again:], values[again:], lanes and lanes[again:]
+            traces = [(place - again, trace) for place, trace in traces if place >= again]
         if ids:
             self.cursor = parse_id(ids[-1])
             self.entry_bytes = max(sum(map(len, values)) / len(values), self.entry_bytes / 2, 1.0)
-            delivery = Delivery(self.number, Offsets(ids), values, lanes, new and short, began)
+            delivery = Delivery(self.number, Offsets(ids), values, lanes, new and short, began, traces)
             # What is pending of a range was claimed when the range was set.
             self.ready.append((delivery, ids if new else []))
         if short and not new:

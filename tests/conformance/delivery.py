@@ -101,6 +101,24 @@ class DeliverySuite:
         assert member.lanes[0] == [None] * 3 + lanes
         assert [r.lane for r in await harness.bus.read(topic, 0, member.offsets[0][3], 100)] == lanes
 
+    async def test_the_few_that_are_traced_say_so_and_no_others(self, harness: Harness) -> None:
+        topic = await harness.topic()
+        member = await harness.member(topic)
+        trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        traces = [None, trace, None, None, trace[:-1] + "0"]
+        lanes = [None, None, "replay-1", None, "replay-1"]
+        records = [Record("k", b"v", lane, t) for lane, t in zip(lanes, traces, strict=True)]
+        await harness.bus.publish(topic, records)
+        await drained(member, 5)
+        await harness.publish(topic, range(3))
+        await drained(member, 8)
+        offsets = member.offsets[0]
+        found = {d.offsets[place]: t for d in member.deliveries for place, t in d.traces}
+        assert found == {offsets[1]: traces[1], offsets[4]: traces[4]}
+        assert member.lanes[0] == lanes + [None] * 3
+        stored = await harness.bus.read(topic, 0, None, 100)
+        assert [r.traceparent for r in stored] == traces + [None] * 3
+
     async def test_a_poll_takes_from_every_partition_and_not_too_much(self, harness: Harness) -> None:
         topic = await harness.topic(partitions=3)
         member = await harness.member(topic, max_records=10)

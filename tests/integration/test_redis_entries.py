@@ -57,16 +57,17 @@ def test_entries_of_ours_in_any_order_of_fields() -> None:
         [b"4-0", [b"v", b"four"]],
         [b"5-0", [b"v", b"", b"k", b"K", b"l", b""]],
     ]
-    ids, values, lanes = columns(entries)
+    ids, values, lanes, traces = columns(entries)
     assert ids == [b"1-0", b"2-0", b"3-0", b"4-0", b"5-0"]
     assert values == [b"one", b"two", b"three", b"four", b""]
     assert lanes == [None, None, "lane", None, ""]
     assert columns(entries[:2])[2] is None
     assert columns(entries[:1])[2] is None
+    assert traces == []
 
 
 def test_an_entry_that_was_deleted_while_pending_is_a_record_without_content() -> None:
-    ids, values, _ = columns([[b"1-0", None], [b"2-0", [b"v", b"x", b"k", b"K"]]])
+    ids, values, _, _ = columns([[b"1-0", None], [b"2-0", [b"v", b"x", b"k", b"K"]]])
     assert ids == [b"1-0", b"2-0"]
     assert values[1] == b"x"
 

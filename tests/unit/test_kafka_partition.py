@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from market_data_core.errors import BusError, BusUnavailable
-from market_data_pipeline.streaming.bus import Delivery
+from market_data_pipeline.streaming.bus import Delivery, Record
 from market_data_pipeline.streaming.kafka_marks import Mark
 from market_data_pipeline.streaming.kafka_partition import Backlog, PartitionReading
 from market_data_pipeline.streaming.kafka_reading import Fetched
@@ -30,7 +30,7 @@ def batch(first: int, count: int, lane: str | None = None) -> bytes:
         batch_size=1 << 20,
     )
     for i in range(count):
-        builder.append(i, 1000 + i, b"K", b"%d" % (first + i), headers(lane))
+        builder.append(i, 1000 + i, b"K", b"%d" % (first + i), headers(Record("K", b"", lane)))
     # The offset of its first record is the broker's to write, and no part of the checksum.
     return first.to_bytes(8, "big") + bytes(builder.build())[8:]
 
