@@ -20,7 +20,7 @@ from functools import partial
 from typing import Protocol
 
 import structlog
-from structlog.contextvars import bind_contextvars
+from structlog.contextvars import bind_contextvars, bound_contextvars
 
 from market_data_core.clock import Clock
 from market_data_core.errors import Fenced, MdpError
@@ -189,7 +189,8 @@ class ExactlyOnceConsumer:
             return self._owned.get(delivery.partition) is owned and not stop.is_set()
 
         try:
-            await self._retry("store", lambda: owned.logic.prepare(delivery), as_long_as=wanted)
+            with bound_contextvars(partition=delivery.partition):
+                await self._retry("store", lambda: owned.logic.prepare(delivery), as_long_as=wanted)
         except MdpError as error:
             if error.retriable and not wanted():
                 return False
