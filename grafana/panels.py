@@ -16,15 +16,35 @@ _Panel = TypeVar("_Panel", timeseries.Panel, stat.Panel, statetimeline.Panel)
 
 _Any = timeseries.Panel | stat.Panel | statetimeline.Panel
 
+_DASHED_RED: Final = [
+    models.DynamicConfigValue(id_val="color", value={"mode": "fixed", "fixedColor": "red"}),
+    models.DynamicConfigValue(id_val="custom.lineStyle", value={"fill": "dash", "dash": [10, 10]}),
+    models.DynamicConfigValue(id_val="custom.fillOpacity", value=0),
+]
+
 Query = tuple[str, str]
 """An expression, in which ``@`` stands for the instances chosen on the dashboard, and its legend."""
 
 
-def chart(title: str, about: str, unit: str, *queries: Query, stacked: bool = False) -> timeseries.Panel:
-    """Lines over time, a third of the page wide."""
+def chart(
+    title: str,
+    about: str,
+    unit: str,
+    *queries: Query,
+    stacked: bool = False,
+    whole: bool = False,
+    limit: float | None = None,
+    goal: Query | None = None,
+    wide: bool = False,
+) -> timeseries.Panel:
+    """Lines over time, a third of the page wide, or half of it.
+
+    ``whole``: what is counted comes in whole numbers. ``limit``: where it becomes too much, a dashed line that is
+    always in sight. ``goal``: a dashed line as well, which is itself a query.
+    """
     panel = (
-        _described(timeseries.Panel(), title, about, unit, queries)
-        .span(8)
+        _described(timeseries.Panel(), title, about, unit, [*queries, *([goal] if goal else [])])
+        .span(12 if wide else 8)
         .height(8)
         .min(0)
         .line_width(1)
@@ -44,6 +64,21 @@ def chart(title: str, about: str, unit: str, *queries: Query, stacked: bool = Fa
     )
     if stacked:
         panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL))
+    if whole:
+        # Else nothing at all is an axis from 0 to 0.05.
+        panel.decimals(0).axis_soft_max(1)
+    if limit is not None:
+        steps = [
+            models.Threshold(value=None, color="transparent"),
+            models.Threshold(value=limit, color="red"),
+        ]
+        panel.axis_soft_max(limit * 1.3).thresholds(
+            dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
+        ).thresholds_style(
+            common.GraphThresholdsStyleConfig().mode(common_models.GraphTresholdsStyleMode.DASHED)
+        )
+    if goal is not None:
+        panel.override_by_name(goal[1], _DASHED_RED)
     return panel
 
 

@@ -18,7 +18,7 @@ def error_monitoring() -> Dashboard:
         figure(
             "Dead letters",
             "Records a second put aside.",
-            "ops",
+            "recps",
             rate("dead_letters_total"),
             warn=0.01,
             bad=1,
@@ -47,7 +47,7 @@ def error_monitoring() -> Dashboard:
         chart(
             "Dead letters",
             "Records put aside, by reason.",
-            "ops",
+            "recps",
             (rate("dead_letters_total", by="topic, reason"), "{{topic}} {{reason}}"),
             stacked=True,
         ),
@@ -56,17 +56,18 @@ def error_monitoring() -> Dashboard:
             "Writes refused to a worker that was replaced.",
             "short",
             (f"sum by (topic) (increase(stream_fenced_writes_total{{@}}{WINDOW}))", "{{topic}}"),
+            whole=True,
         ),
         chart(
             "Dropped events",
             "Of live feeds, for want of room in the spool.",
-            "ops",
+            "eps",
             (rate("producer_dropped_events_total", by="provider"), "{{provider}}"),
         ),
         chart(
             "Lost to the hard cap",
             "Records that bus.redis.max_records removed before every group had them.",
-            "ops",
+            "recps",
             (rate("stream_trimmed_records_total", '@, kind="forced"', by="topic"), "{{topic}}"),
         ),
         chart(
@@ -74,12 +75,14 @@ def error_monitoring() -> Dashboard:
             "Resident bytes.",
             "bytes",
             ("process_resident_memory_bytes{@}", "{{instance}}"),
+            wide=True,
         ),
         chart(
             "Open files",
             "By what is allowed.",
             "percentunit",
             ("process_open_fds{@} / process_max_fds{@}", "{{instance}}"),
+            wide=True,
         ),
     )
     return filled(page, panels)

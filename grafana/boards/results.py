@@ -21,7 +21,7 @@ def store_operations() -> Dashboard:
             bad=2,
         ),
         figure("Transactions", "Commits a second.", "ops", rate(f"{seconds}_count")),
-        figure("Rows", "Rows a second, whatever became of them.", "ops", rate("store_rows_total")),
+        figure("Rows", "Rows a second, whatever became of them.", "rowsps", rate("store_rows_total")),
         figure(
             "Errors",
             "Failed calls a second; each is made again.",
@@ -39,7 +39,7 @@ def store_operations() -> Dashboard:
         chart(
             "Rows",
             "By what the store did with them. `refused`: a stored bar was made of more events.",
-            "ops",
+            "rowsps",
             (rate("store_rows_total", by="table, result"), "{{table}} {{result}}"),
             stacked=True,
         ),
@@ -55,6 +55,7 @@ def store_operations() -> Dashboard:
             "Writes refused to a worker that was replaced.",
             "short",
             (f"sum by (topic) (increase(stream_fenced_writes_total{{@}}{WINDOW}))", "{{topic}}"),
+            whole=True,
         ),
         chart(
             "Time spent writing",
@@ -100,12 +101,14 @@ def feature_computation() -> Dashboard:
             "Updates, the ten most frequent.",
             "ops",
             (f"topk(10, {rate(f'{seconds}_count', by='symbol')})", "{{symbol}}"),
+            wide=True,
         ),
         chart(
             "Time spent",
             "Share of the time that features take, by interval.",
             "percentunit",
             (rate(f"{seconds}_sum", by="instance, window"), "{{instance}} {{window}}"),
+            wide=True,
         ),
     )
     return filled(page, panels)
@@ -116,7 +119,7 @@ def inference_engine() -> Dashboard:
     seconds = "inference_eval_duration_seconds"
     panels = (
         figure("Evaluation, p95", "One batch.", "s", quantiles(seconds, "", 0.95)[0][0], warn=0.1, bad=1),
-        figure("Rows", "Bars evaluated a second.", "ops", rate("inference_evaluated_rows_total")),
+        figure("Rows", "Bars evaluated a second.", "rowsps", rate("inference_evaluated_rows_total")),
         figure("Signals", "New or changed signals a second.", "ops", rate("signals_emitted_total")),
         figure(
             "Open breakers",
@@ -135,7 +138,7 @@ def inference_engine() -> Dashboard:
         chart(
             "Rows",
             "Bars evaluated, by adapter.",
-            "ops",
+            "rowsps",
             (rate("inference_evaluated_rows_total", by="adapter"), "{{adapter}}"),
         ),
         chart(

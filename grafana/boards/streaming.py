@@ -11,7 +11,7 @@ from grafana.queries import WINDOW, quantiles, rate
 def streaming_overview() -> Dashboard:
     page = board("streaming-overview", "Streaming Overview", "What comes in, and how far behind it is.")
     panels = (
-        figure("Events in", "Events a second onto the bus.", "ops", rate("stream_events_ingested_total")),
+        figure("Events in", "Events a second onto the bus.", "eps", rate("stream_events_ingested_total")),
         figure(
             "Consumer lag",
             "Age of the oldest record that was not handed to its consumer.",
@@ -30,14 +30,14 @@ def streaming_overview() -> Dashboard:
         chart(
             "Event rate",
             "Events onto the bus, by provider.",
-            "ops",
+            "eps",
             (rate("stream_events_ingested_total", by="topic, provider"), "{{topic}} {{provider}}"),
             stacked=True,
         ),
         chart(
             "Throughput",
             "Events out of the bus, by what became of them.",
-            "ops",
+            "eps",
             (rate("microbatch_events_total", by="result"), "{{result}}"),
             stacked=True,
         ),
@@ -46,12 +46,14 @@ def streaming_overview() -> Dashboard:
             "Age of the oldest record not handed over, by consumer. `nobody`: of partitions without an owner.",
             "ms",
             ("max by (topic, group, consumer) (stream_consumer_lag_ms{@})", "{{group}} {{consumer}}"),
+            whole=True,
         ),
         chart(
             "Records behind",
             "Records not handed over. A frame is one record of many events.",
             "short",
             ("max by (topic, group, consumer) (stream_consumer_lag_records{@})", "{{group}} {{consumer}}"),
+            whole=True,
         ),
         chart(
             "Watermark delay",
@@ -65,12 +67,14 @@ def streaming_overview() -> Dashboard:
             "short",
             ("stream_owned_partitions{@}", "{{instance}} {{topic}}"),
             stacked=True,
+            whole=True,
         ),
         chart(
             "Spool",
             "Events on a producer's disk, since the bus did not take them.",
             "short",
             ("sum by (provider) (producer_spool_events{@})", "{{provider}}"),
+            whole=True,
         ),
         chart(
             "Event loop delay",
@@ -99,25 +103,26 @@ def micro_batch() -> Dashboard:
             quantiles(latency, "", 0.95)[0][0],
         ),
         figure(
-            "p95 by window length",
-            "The goal is 1.5 or less.",
+            "Window latency in windows, p95",
+            "By the length of a window. The goal is 1.5 or less.",
             "short",
             f"{quantiles(latency, '', 0.95)[0][0]} / max(microbatch_window_length_ms{{@}})",
             warn=1,
             bad=1.5,
         ),
-        figure("Bars", "Bars stored a second.", "ops", rate("microbatch_flush_rows")),
+        figure("Bars", "Bars stored a second.", "rowsps", rate("microbatch_flush_rows")),
         figure(
             "Late events",
             "Events a second whose window was closed.",
-            "ops",
+            "eps",
             rate("microbatch_events_total", '@, result="late"'),
         ),
         chart(
             "Window latency",
-            "From the moment a window could be closed to its commit.",
+            "From the moment a window could be closed to its commit. p95 is to stay below 1.5 windows.",
             "ms",
             *quantiles(latency),
+            goal=("1.5 * max(microbatch_window_length_ms{@})", "1.5 windows"),
         ),
         chart(
             "Flush rate by symbol",
@@ -140,9 +145,10 @@ def micro_batch() -> Dashboard:
             "Rows of (symbol, window) in memory, by instance.",
             "short",
             ("sum by (instance) (microbatch_open_windows{@})", "{{instance}}"),
+            whole=True,
         ),
         chart(
-            "Watermark delay by window length",
+            "Watermark delay in windows",
             "Behind the clock, less the allowed lateness, in windows. Above 1.5 while events come is too slow.",
             "short",
             (
@@ -150,11 +156,12 @@ def micro_batch() -> Dashboard:
                 "microbatch_allowed_lateness_ms{@}) / on (instance) group_left () microbatch_window_length_ms{@})",
                 "{{lane}}",
             ),
+            limit=1.5,
         ),
         chart(
             "Late and duplicate",
-            "Events out of the ordinary.",
-            "ops",
+            "Events out of the ordinary, and the bars that they changed.",
+            "eps",
             (
                 rate("microbatch_events_total", '@, result=~"late|duplicate|expired"', by="result"),
                 "{{result}}",

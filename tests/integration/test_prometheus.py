@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import signal
@@ -15,12 +14,19 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from matplotlib.image import imread
 
 from grafana.__main__ import FOLDER, rendered
+from grafana.boards import BOARDS
+from grafana.pages import Panel, pages
+from grafana.preview import counted, table
+from grafana.preview import main as preview
+from grafana.prometheus_api import PrometheusApi
 from market_data_pipeline import embedded
 from market_data_pipeline.telemetry import InferenceMetrics, Metrics, exporter
 from tests.integration.conftest import missing
@@ -37,28 +43,6 @@ RULE = """\
   signal: 1.0
   score: 0.9
 """
-
-
-class Panel(NamedTuple):
-    board: str
-    title: str
-    ref: str
-    expr: str
-
-    @property
-    def query(self) -> str:
-        """As Grafana sends it."""
-        return self.expr.replace("$__rate_interval", "10s").replace("$instance", ".*")
-
-
-def panels() -> list[Panel]:
-    """Every query of every dashboard in the repository."""
-    return [
-        Panel(path.stem, panel["title"], target["refId"], target["expr"])
-        for path in sorted(FOLDER.glob("*.json"))
-        for panel in json.loads(path.read_text("utf-8"))["panels"]
-        for target in panel["targets"]
-    ]
 
 
 @dataclass
@@ -159,7 +143,8 @@ def test_rules_are_right() -> None:
         promtool = program("promtool")
     except ServerMissing as reason:
         missing(reason)
-    for args in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts_test.yml"]):
+    tests = ["alerts_test.yml", "alerts_session_test.yml"]
+    for args in (["check", "config", "prometheus.yml"], ["test", "rules", *tests]):
         done = subprocess.run([promtool, *args], cwd=RULES, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
@@ -190,17 +175,35 @@ def test_dashboards_are_what_the_builder_makes() -> None:
 
 
 def test_every_panel_returns_data(pipeline: Pipeline, prometheus: Prometheus) -> None:
-    found = dict.fromkeys(panels(), 0)
+    """``python -m grafana.preview --table`` lists them, for whoever wants to see."""
+    api = PrometheusApi(prometheus.url, "10s")
     deadline = time.monotonic() + SECONDS
-    while not all(found.values()) and time.monotonic() < deadline:
+    found: dict[tuple[Panel, str], int] = {}
+    while True:
+        for panel, expr, number in counted(api):
+            found[panel, expr] = max(number, found.get((panel, expr), 0))
+        if all(found.values()) or time.monotonic() > deadline:
+            break
         pipeline.model.failed("sklearn", "timeout")
         time.sleep(0.5)
-        for panel in (p for p, number in found.items() if not number):
-            found[panel] = sum(map(math.isfinite, prometheus.values(panel.query)))
-    print(f"\n{'dashboard':24} {'panel':34} series  query")
-    for panel, number in found.items():
-        print(f"{panel.board:24} {panel.title:34} {number:6}  {panel.expr}")
-    assert [panel for panel, number in found.items() if not number] == []
+    rows = [(panel, expr, number) for (panel, expr), number in found.items()]
+    print(f"\n{table(rows)}")
+    assert [(panel.board, panel.title, expr) for panel, expr, number in rows if not number] == []
+    assert len(table(rows).splitlines()) == len(rows) + 2
+
+
+def test_every_dashboard_can_be_seen(pipeline: Pipeline, prometheus: Prometheus, tmp_path: Path) -> None:
+    """No hole and no overlap in any, and a picture of it with what Prometheus has."""
+    assert {page.name: page.faults() for page in pages()} == {name: [] for name in BOARDS}
+    out = Path(os.environ.get("MDP_PREVIEW", tmp_path))
+    given = ["--prometheus", prometheus.url, "--out", str(out), "--seconds", "60", "--rate-interval", "10s"]
+    # One of each kind of panel is in these; MDP_PREVIEW=FOLDER draws all of them there.
+    drawn = tuple(BOARDS) if "MDP_PREVIEW" in os.environ else ("inference-engine",)
+    assert preview([*given, "--only", *drawn]) == 0
+    for name in drawn:
+        picture = imread(out / f"{name}.png")
+        assert picture.shape[1] == 1440
+        assert len(np.unique(picture[..., 0])) > 50, "an empty page"
 
 
 def test_rules_and_alerts_are_evaluated(prometheus: Prometheus) -> None:
