@@ -1,2 +1,4 @@
-"""Grafana dashboards and Prometheus rules of mdp; ``python -m grafana`` writes the dashboards, ``python -m grafana.preview``
-shows them without a Grafana."""
+"""Grafana dashboards and Prometheus rules of mdp.
+
+``python -m grafana`` writes the dashboards, ``python -m grafana.preview`` shows them without a Grafana.
+"""

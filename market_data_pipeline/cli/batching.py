@@ -24,9 +24,9 @@ from market_data_pipeline.consumers.exactly_once import (
     ConsumerSettings,
     ExactlyOnceConsumer,
     Observer,
-    PartitionLogic,
 )
 from market_data_pipeline.consumers.micro_batcher import BatcherSettings, PartitionBars
+from market_data_pipeline.consumers.partition_logic import PartitionLogic
 from market_data_pipeline.streaming.bus import Bus, TrimResult
 from market_data_pipeline.tracing.traces import UNTRACED, WINDOWING, Traces
 from market_data_pipeline.windows.tumbling import WindowSettings

@@ -15,9 +15,9 @@ from market_data_pipeline.consumers.exactly_once import (
     ConsumerSettings,
     ExactlyOnceConsumer,
     Observer,
-    PartitionLogic,
 )
 from market_data_pipeline.consumers.inference_consumer import PartitionSignals
+from market_data_pipeline.consumers.partition_logic import PartitionLogic
 from market_data_pipeline.inference.decider import Decider, interval_of
 from market_data_pipeline.inference.observer import EngineObserver, FeatureObserver
 from market_data_pipeline.inference.signal_maker import SignalMaker

@@ -21,7 +21,7 @@ from __future__ import annotations
 from opentelemetry.trace import TracerProvider
 
 from market_data_core.protocols import BarSink, Claim
-from market_data_pipeline.consumers.exactly_once import PartitionLogic
+from market_data_pipeline.consumers.partition_logic import PartitionLogic
 from market_data_pipeline.streaming.bus import Bus
 from market_data_pipeline.tracing.traced_bus import TracedBus
 from market_data_pipeline.tracing.traced_logic import TracedLogic

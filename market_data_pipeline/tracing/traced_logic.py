@@ -8,7 +8,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind, Tracer, set_span_in_context
 
 from market_data_core.protocols import Claim
-from market_data_pipeline.consumers.exactly_once import PartitionLogic, Plan
+from market_data_pipeline.consumers.partition_logic import PartitionLogic, Plan
 from market_data_pipeline.streaming.bus import Delivery, Offset
 from market_data_pipeline.tracing import followed as following
 from market_data_pipeline.tracing.followed import Followed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from market_data_core.protocols import BarSink, Claim
-from market_data_pipeline.consumers.exactly_once import PartitionLogic
+from market_data_pipeline.consumers.partition_logic import PartitionLogic
 from market_data_pipeline.streaming.bus import Bus
 
 
