@@ -62,10 +62,16 @@ def after(buffer: bytes, first: Offset) -> Offset:
 
 
 def columns(records: Sequence[Any]) -> tuple[list[Offset], list[bytes], list[str | None] | None]:
-    """Offsets, values and lanes of ``records``; lanes are None when no record names one."""
-    offsets = [r.offset for r in records]
+    """Offsets, values and lanes of ``records``, one or more; lanes are None when no record names one."""
+    first, last = records[0].offset, records[-1].offset
+    # Hardly ever is an offset left out, and asking each record costs as much as its value does.
+    whole = last - first == len(records) - 1
+    offsets = list(range(first, last + 1)) if whole else [r.offset for r in records]
     values = [r.value or b"" for r in records]
-    lanes = [lane_of(r.headers) if r.headers else None for r in records]
+    found = [r.headers for r in records]
+    if not any(found):
+        return offsets, values, None
+    lanes = [lane_of(each) if each else None for each in found]
     return offsets, values, lanes if any(lane is not None for lane in lanes) else None
 
 
