@@ -50,7 +50,7 @@ def options(arguments: Sequence[str]) -> Options:
     parser.add_argument("--events", type=_positive, default=300_000, help="ticks in JSON")
     parser.add_argument("--frames", type=_positive, default=2_400_000, help="ticks in frames, for mdp")
     parser.add_argument(
-        "--short", type=_positive, default=60_000, help="ticks in JSON for faust, which is slow"
+        "--short", type=_positive, default=30_000, help="ticks in JSON for faust, which is slow"
     )
     parser.add_argument("--symbols", type=_positive, default=50)
     parser.add_argument("--rounds", type=_positive, default=3, help="of all of them in turn")
