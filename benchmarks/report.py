@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks.measure import Measured
 
 FOLDER: Final = Path("bench-results")
+_SERVERS: Final = {"redis": "Redis", "postgres": "PostgreSQL"}
 
 Contender = Callable[[], Measured]
 
@@ -75,14 +76,13 @@ class Report:
     def print(self, console: Console) -> None:
         table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column("")
-        for column in (f"{self.unit}/s", "min to max", "CPU s a million", "Redis", "PostgreSQL", "peak MB"):
+        used = {name for runs in self.runs.values() for r in runs for name in r.cpu}
+        servers = {name: title for name, title in _SERVERS.items() if name in used}
+        for column in (f"{self.unit}/s", "min to max", "CPU s a million", *servers.values(), "peak MB"):
             table.add_column(column, justify="right")
         for label, runs in self.runs.items():
             rates = [r.rate for r in runs]
-            cpu = [
-                median(r.cpu.get(p, 0.0) / r.events * 1e6 for r in runs)
-                for p in ("client", "redis", "postgres")
-            ]
+            cpu = [median(r.cpu.get(p, 0.0) / r.events * 1e6 for r in runs) for p in ("client", *servers)]
             peak = max(r.peak_bytes for r in runs) / 1e6
             span = f"{min(rates):,.0f} to {max(rates):,.0f}"
             table.add_row(label, f"{median(rates):,.0f}", span, *(f"{c:.2f}" for c in cpu), f"{peak:.0f}")
@@ -100,7 +100,7 @@ class Report:
             console.print(f"  where the CPU time of {label} goes: {parts}", highlight=False)
         console.print()
 
-    def write(self, machine: dict[str, Any]) -> None:
+    def write(self, machine: dict[str, Any]) -> Path:
         FOLDER.mkdir(exist_ok=True)
         ratios = [asdict(r) | {"median": median(r.values), "met": r.met} for r in self.ratios]
         runs = {
@@ -112,6 +112,7 @@ class Report:
         path.write_text(
             json.dumps(found | {"shares": self.shares, "runs": runs}, indent=1) + "\n", encoding="utf-8"
         )
+        return path
 
 
 def machine(versions: dict[str, str]) -> dict[str, Any]:

@@ -65,16 +65,17 @@ def after(buffer: bytes, first: Offset) -> Offset:
 def columns(
     records: Sequence[Any],
 ) -> tuple[list[Offset], list[bytes], list[str | None] | None, list[Trace]]:
-    """Offsets, values, lanes and traces of ``records``; lanes are None when no record names one."""
-    offsets = [r.offset for r in records]
+    """Offsets, values, lanes and traces of ``records``, one or more; lanes are None when no record names one."""
+    first, last = records[0].offset, records[-1].offset
+    # Hardly ever is an offset left out, and asking each record costs as much as its value does.
+    whole = last - first == len(records) - 1
+    offsets = list(range(first, last + 1)) if whole else [r.offset for r in records]
     values = [r.value or b"" for r in records]
-    headed = [(place, r.headers) for place, r in enumerate(records) if r.headers]
-    if not headed:
+    headed = [r.headers for r in records]
+    if not any(headed):
         return offsets, values, None, []
-    lanes: list[str | None] = [None] * len(records)
-    for place, found in headed:
-        lanes[place] = header(found, LANE)
-    traced = ((place, header(found, TRACEPARENT)) for place, found in headed)
+    lanes = [header(found, LANE) if found else None for found in headed]
+    traced = ((place, header(found, TRACEPARENT)) for place, found in enumerate(headed) if found)
     traces = [(place, trace) for place, trace in traced if trace is not None]
     return offsets, values, lanes if any(lane is not None for lane in lanes) else None, traces
 
