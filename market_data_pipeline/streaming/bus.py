@@ -253,6 +253,14 @@ class Bus(ABC):
     def parse_offset(self, text: str) -> Offset:
         """The inverse of :meth:`format_offset`; ValueError when it is not one."""
 
+    def knows_offset(self, text: str) -> bool:
+        """Whether ``text`` is an offset as this driver writes it."""
+        try:
+            self.parse_offset(text)
+        except ValueError:
+            return False
+        return True
+
     @abstractmethod
     async def ping(self) -> Mapping[str, str]:
         """Facts about the server (version, durability), or BusUnavailable."""

@@ -12,7 +12,8 @@ from market_data_core.codecs import decode_bars, encode_frame
 from market_data_core.errors import BusError, BusUnavailable, Fenced, StoreUnavailable
 from market_data_core.events import StreamEvent
 from market_data_core.partitioner import partition_of
-from market_data_pipeline.consumers.repartitioning import Moved, Repartitioning
+from market_data_pipeline.consumers.moving import Moved
+from market_data_pipeline.consumers.repartitioning import Repartitioning
 from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.streaming.bus import Bus, Record
 from market_data_pipeline.streaming.drivers import open_bus

@@ -94,6 +94,10 @@ def test_wrong_invocations(mdp: Mdp) -> None:
     assert (code, "use --topic mdp.events" in said) == (2, True)
     code, _, said = mdp("stream", "repartition", "--partitions", "4")
     assert (code, "there is no topic mdp.events" in said) == (1, True)
+    code, _, said = mdp("stream", "migrate", "--to", "redis")
+    assert (code, "--to redis: is where it comes from" in said) == (2, True)
+    code, _, said = mdp("stream", "migrate", "--to", "kafka")
+    assert (code, "must name the brokers while bus.type is kafka" in said) == (2, True)
     code, _, said = mdp("stream", "status", "--watch")
     assert (code, "--watch: needs a terminal" in said) == (2, True)
 
