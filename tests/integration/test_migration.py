@@ -10,7 +10,7 @@ import pytest
 
 from market_data_core.clock import SystemClock
 from market_data_core.codecs import DeadLetter, decode_bars
-from market_data_core.errors import BusError, BusUnavailable, StoreUnavailable
+from market_data_core.errors import BusError, BusUnavailable, ConfigError, StoreUnavailable
 from market_data_core.events import StreamEvent
 from market_data_pipeline.consumers.migration import Migration
 from market_data_pipeline.consumers.moving import Moved
@@ -25,7 +25,7 @@ from tests.integration.pipeline import SECOND, SETTINGS, TOPIC, batcher, drain, 
 from tests.integration.signals_pipeline import BARS, SIGNALS, infer
 from tests.integration.test_repartition import DyingStore
 from tests.integration.walk import assert_recounted, seed_rules, walk
-from tests.servers.kafka import KafkaServer
+from tests.servers.kafka import KafkaServer, delete_topics
 from tests.servers.kafka import running as kafka_running
 from tests.servers.redis import RedisServer
 from tests.servers.redis import running as redis_running
@@ -60,19 +60,7 @@ async def kafka(kafka_server: KafkaServer) -> AsyncIterator[Bus]:
     """Without topics."""
     async with open_bus("kafka", kafka_server.bootstrap) as bus:
         yield bus
-    await forget(kafka_server)
-
-
-async def forget(server: KafkaServer) -> None:
-    """Delete the topics of a test; Kafka forgets then how far groups had read them."""
-    from aiokafka.admin import AIOKafkaAdminClient
-
-    admin = AIOKafkaAdminClient(bootstrap_servers=server.bootstrap)
-    await admin.start()
-    try:
-        await admin.delete_topics([t for t in await admin.list_topics() if not t.startswith("__consumer")])
-    finally:
-        await admin.close()
+    await delete_topics(kafka_server)
 
 
 def migration(source: Bus, target: Bus, store: StoreClient) -> Migration:
@@ -185,10 +173,10 @@ async def test_a_worker_on_the_bus_that_was_left_changes_nothing(
     await migrate(redis, kafka, store)
     before = [c.positions for c in await store.claims(TOPIC)]
     with pytest.raises(
-        BusError, match=f"group g has read partition . of {TOPIC} on another bus.*set bus.type back"
+        ConfigError, match=f"group g has read partition . of {TOPIC} on another bus.*set bus.type back"
     ):
         await batcher(redis, store, RunStats()).run(asyncio.Event(), 0.3)
-    with pytest.raises(BusError, match="group i has read"):
+    with pytest.raises(ConfigError, match="group i has read"):
         await infer(redis, store, seed_rules())
     assert [c.positions for c in await store.claims(TOPIC)] == before
     await work(kafka, store, EVENTS[TO_KAFKA:])

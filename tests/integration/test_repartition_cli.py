@@ -122,3 +122,45 @@ def test_watch_shows_topics_until_it_is_interrupted(
         watching.kill()
         watching.wait()
         os.close(ours)
+
+
+def test_wait_says_what_is_in_the_way_and_goes_on_when_it_is_gone(
+    mdp: Mdp, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """It is started first, as an operator would who then stops the rest."""
+    produce = ("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "500")
+    assert mdp(*produce)[0] == 0
+    assert mdp("stream", "micro-batch", "--until-idle", "500ms")[0] == 0
+    assert mdp(*produce)[0] == 0
+    with subprocess.Popen(
+        command("stream", "repartition", "--partitions", "4", "--settle", "100ms", "--wait", "5m", "--json"),
+        env=environ,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        try:
+            assert waiting.stderr is not None
+            lag = waiting.stderr.readline()
+            assert "waiting: group mdp-consumers of mdp.events has" in lag
+            assert mdp("stream", "micro-batch", "--until-idle", "500ms")[0] == 0
+            moved, said = waiting.communicate(timeout=120)
+        finally:
+            waiting.kill()
+    assert waiting.returncode == 0, said
+    assert {row["topic"]: (row["before"], row["after"]) for row in map(json.loads, moved.splitlines())} == {
+        "mdp.events": (2, 4),
+        "mdp.bars": (2, 4),
+    }
+    # What was said is said once, however often it was looked at.
+    told = [lag, *said.splitlines(keepends=True)]
+    assert len(told) == len(set(told))
+
+
+def test_wait_ends_with_what_is_still_in_the_way(mdp: Mdp) -> None:
+    assert mdp("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "50")[0] == 0
+    code, _, said = mdp("stream", "repartition", "--partitions", "4", "--settle", "1ms", "--wait", "100ms")
+    assert code == 1
+    assert "waiting: topic mdp.events has" in said
+    assert "mdp: topic mdp.events has" in said

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.servers import ServerMissing, cache_folder, cached, install
 
@@ -242,6 +243,16 @@ class KafkaCluster:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+
+async def delete_topics(server: KafkaServer) -> None:
+    """Delete what tests have made; Kafka forgets then how far groups had read it."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=server.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([t for t in await admin.list_topics() if not t.startswith("__consumer")])
+    finally:
+        await admin.close()
 
 
 def running(*, doors: int = 0) -> Iterator[KafkaServer]:
