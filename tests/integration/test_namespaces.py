@@ -20,6 +20,7 @@ from market_data_core.events import StreamEvent
 from market_data_pipeline.streaming.bus import Bus, GroupStatus
 from market_data_pipeline.streaming.drivers import open_bus
 from market_data_store import StoreClient, schema
+from tests.integration.conftest import missing
 from tests.integration.pipeline import assert_equal, publish, stored, until
 from tests.integration.walk import WINDOW, walk
 from tests.oracle import recount
@@ -99,7 +100,7 @@ async def test_one_of_three_machines_is_cut_off(network: Network, tmp_path: Path
             postgres = stack.enter_context(PostgresServer("18", host=network.hub))
             kafka = stack.enter_context(KafkaServer(host=network.hub))
         except ServerMissing as reason:
-            pytest.skip(str(reason))
+            missing(reason)
         database = postgres.create_database("mdp")
         schema.upgrade(database)
         keep = {k: v for k, v in os.environ.items() if not k.startswith(("MDP_", "REDIS_"))}
@@ -142,4 +143,3 @@ async def test_one_of_three_machines_is_cut_off(network: Network, tmp_path: Path
             assert_equal(await stored(store), recount(EVENTS, WINDOW))
     # The one that was cut off may have had a commit on its way, which came to a newer epoch; no other was fenced.
     assert [s["fenced"] for s in summaries[1:]] == [0, 0]
-    print(summaries[0])
