@@ -158,6 +158,33 @@ def test_wait_says_what_is_in_the_way_and_goes_on_when_it_is_gone(
     assert len(told) == len(set(told))
 
 
+def test_a_worker_that_keeps_its_name_goes_on_where_it_was(
+    mdp: Mdp, environ: dict[str, str], tmp_path: Path
+) -> None:
+    produce = ("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "200")
+    assert mdp(*produce)[0] == 0
+    environ["MDP_BUS__MEMBER"] = "worker-0"
+    environ["MDP_BUS__REDIS__LEASE_MS"] = "600000"
+
+    def members() -> list[str]:
+        _, topics, _ = mdp("stream", "status")
+        return [m for t in topics if t["topic"] == "mdp.events" for g in t["groups"] for m in g["members"]]
+
+    with subprocess.Popen(command("stream", "micro-batch"), env=environ, cwd=tmp_path) as worker:
+        try:
+            while members() != ["worker-0"]:
+                assert worker.poll() is None
+            worker.terminate()
+            assert worker.wait(60) == 0
+        finally:
+            worker.kill()
+    # It ended and is waited for, as long as its lease lasts; and it need not wait for that itself.
+    assert members() == ["worker-0"]
+    assert mdp(*produce)[0] == 0
+    code, (summary,), _ = mdp("stream", "micro-batch", "--until-idle", "500ms")
+    assert (code, summary["events"]) == (0, 200)
+
+
 def test_wait_ends_with_what_is_still_in_the_way(mdp: Mdp) -> None:
     assert mdp("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "50")[0] == 0
     code, _, said = mdp("stream", "repartition", "--partitions", "4", "--settle", "1ms", "--wait", "100ms")
