@@ -46,6 +46,14 @@ class BusSettings(Section):
         "frame",
         "How producers write: frame (many events a record, as columns), json or msgpack (one event a record).",
     )
+    member: str = key(
+        "",
+        "Name that this process keeps over restarts, each process its own: who comes back within bus.redis.lease_ms "
+        "has the same partitions again, and no other is disturbed. Empty: a new name each time.",
+        example="worker-0",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        max_length=200,
+    )
     redis: RedisBus = section(
         RedisBus, "The Redis driver; topics, group and retention are those of any driver."
     )

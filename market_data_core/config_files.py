@@ -36,6 +36,7 @@ VARIABLES: Final = {
 """Variables with a name of their own; every other key is ``MDP_SECTION__KEY``."""
 BUILT_IN_BUSES: Final = ("redis", "kafka", "memory")
 
+_OF_REDIS_ALONE: Final = ("uri", "tls_ca", "tls_cert", "tls_key")
 _LONGEST_NUMBER: Final = 400
 _DEEPEST: Final = 32
 _PLACEHOLDER: Final = re.compile(r"\$\$\{|\$\{([A-Za-z_]\w*)(?::-([^}]*))?\}|\$\{")
@@ -133,6 +134,8 @@ class _Layers:
     values: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     variables: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    """Keys that name a variable which is not set, and what to say of each if it is needed."""
 
     def set(self, path: str, value: Any, source: str) -> None:
         *parents, last = path.split(".")
@@ -146,6 +149,7 @@ class _Layers:
         # What was below it, such as the entries of a list, is gone.
         self.sources = {name: s for name, s in self.sources.items() if not name.startswith(f"{path}.")}
         self.sources[path] = source
+        self.missing.pop(path, None)
 
     def where(self, path: str) -> str:
         """The prefix of a message about ``path``."""
@@ -194,6 +198,9 @@ def check(
     for option, path, value in given:
         if value is not None:
             layers.set(path, list(value) if isinstance(value, tuple) else value, option)
+    _without_missing(layers)
+    if layers.missing:
+        return None, list(layers.missing.values())
     try:
         settings = Settings.model_validate(layers.values)
     except ValidationError as error:
@@ -278,12 +285,26 @@ def _expand_text(text: str, path: str, layers: _Layers) -> str:
         if found := _variable(name, layers.environ):
             return found[0]
         if default is None:
-            raise ConfigError(
-                f"{layers.file}: {path}: environment variable {name} is not set; set it, or write ${{{name}:-default}}"
+            layers.missing.setdefault(
+                path,
+                f"{layers.file}: {path}: environment variable {name} is not set; set it, or write ${{{name}:-default}}",
             )
+            return ""
         return default
 
     return _PLACEHOLDER.sub(value, text)
+
+
+def _without_missing(layers: _Layers) -> None:
+    """Forget what is not set and not needed: where a bus is that is not used. So one file serves for each."""
+    bus = layers.values.get("bus")
+    used = bus.get("type", "redis") if isinstance(bus, dict) else "redis"
+    for path in list(layers.missing):
+        driver, _, key = path.removeprefix("bus.").partition(".")
+        # Topics, group and retention stand in the section of Redis and are every driver's.
+        of_driver = driver in ("redis", "kafka") and (driver == "kafka" or key in _OF_REDIS_ALONE)
+        if of_driver and driver != used and isinstance(bus, dict):
+            del bus[driver][key], layers.missing[path], layers.sources[path]
 
 
 def _variable(name: str, environ: Mapping[str, str]) -> tuple[str, str] | None:

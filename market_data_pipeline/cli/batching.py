@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from market_data_core.clock import SystemClock
 from market_data_core.config import Settings
-from market_data_core.errors import BusNotReady, ConfigError, MdpError
+from market_data_core.errors import BusNotReady, MdpError
 from market_data_core.protocols import BarSink, Claim
 from market_data_core.redact import redact
 from market_data_pipeline.consumers.exactly_once import (
@@ -41,9 +41,9 @@ _TRIM_SECONDS = 10.0
 _READY_SECONDS = 300.0
 
 
-def member_name() -> str:
-    """A name that no other process has: host, pid and a little chance, since pids come back."""
-    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
+def member_name(settings: Settings) -> str:
+    """``bus.member``, or a name that no other process has: host, pid and a little chance, since pids come back."""
+    return settings.bus.member or f"{socket.gethostname()}-{os.getpid()}-{os.urandom(3).hex()}"
 
 
 def micro_batcher(
@@ -75,23 +75,18 @@ def micro_batcher(
     )
 
     def logic(claim: Claim) -> PartitionLogic:
-        try:
-            bars = PartitionBars(claim, batcher, clock, bus.format_offset, bus.parse_offset)
-            return traces.logic(bars, claim, WINDOWING)
-        except ValueError as error:
-            raise ConfigError(
-                f"the positions of group {claim.group} on {claim.topic} are not of this bus ({error}): "
-                "choose another bus.redis.consumer_group, or --group"
-            ) from None
+        bars = PartitionBars(claim, batcher, clock, bus.format_offset, bus.parse_offset)
+        return traces.logic(bars, claim, WINDOWING)
 
     consumer = ConsumerSettings(
         topic=topic,
         group=group or redis.consumer_group,
-        member=member or member_name(),
+        member=member or member_name(settings),
         bars_topic=redis.bars_stream,
         dead_letter_topic=f"{topic}.dlq",
         max_records=batch.max_batch_size,
         lease_ms=redis.lease_ms,
+        static=bool(settings.bus.member),
     )
     spare_collector()
     return ExactlyOnceConsumer(

@@ -78,7 +78,7 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
     metrics = telemetry.Metrics(settings.telemetry.max_symbols)
     redis = settings.bus.redis
     told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
-    me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
+    me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name(settings))
     started = time.monotonic()
     with (
         tracing.traces(settings, "infer") as traces,

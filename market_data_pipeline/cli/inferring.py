@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from market_data_core.clock import SystemClock
 from market_data_core.config import Settings
-from market_data_core.errors import ConfigError
 from market_data_core.protocols import Claim
 from market_data_pipeline.cli.batching import member_name, spare_collector
 from market_data_pipeline.consumers.exactly_once import (
@@ -61,32 +60,25 @@ async def inference(
     decider = Decider.from_settings(settings, adapter, clock, told)
 
     def logic(claim: Claim) -> PartitionLogic:
-        try:
-            signals = PartitionSignals(
-                claim,
-                lambda watermark: SignalMaker(
-                    interval, decider, store, watermark, observer=told, clock=clock
-                ),
-                clock,
-                bus.format_offset,
-                bus.parse_offset,
-            )
-            return traces.logic(signals, claim, INFERRING)
-        except ValueError as error:
-            raise ConfigError(
-                f"the positions of group {claim.group} on {claim.topic} are not of this bus ({error}): "
-                "choose another inference.group, or --group"
-            ) from None
+        signals = PartitionSignals(
+            claim,
+            lambda watermark: SignalMaker(interval, decider, store, watermark, observer=told, clock=clock),
+            clock,
+            bus.format_offset,
+            bus.parse_offset,
+        )
+        return traces.logic(signals, claim, INFERRING)
 
     consumer = ConsumerSettings(
         topic=redis.bars_stream,
         group=settings.inference.group,
-        member=member or member_name(),
+        member=member or member_name(settings),
         bars_topic=redis.bars_stream,
         dead_letter_topic=f"{redis.bars_stream}.dlq",
         signals_topic=redis.signals_stream,
         max_records=settings.micro_batch.max_batch_size,
         lease_ms=redis.lease_ms,
+        static=bool(settings.bus.member),
     )
     spare_collector()
     try:

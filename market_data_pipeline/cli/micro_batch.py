@@ -62,7 +62,7 @@ async def _consume(settings: Settings, until_idle: float | None, as_json: bool) 
     stats, health = RunStats(), telemetry.Health()
     metrics = telemetry.Metrics(settings.telemetry.max_symbols)
     redis, batch = settings.bus.redis, settings.micro_batch
-    me = telemetry.Membership(redis.stream, redis.consumer_group, batching.member_name())
+    me = telemetry.Membership(redis.stream, redis.consumer_group, batching.member_name(settings))
     observer = Observers(
         stats, telemetry.MetricsObserver(metrics, redis.stream, batch.window_ms, batch.allow_late_ms)
     )

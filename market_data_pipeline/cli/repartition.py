@@ -10,7 +10,7 @@ from market_data_pipeline.cli import context
 
 if TYPE_CHECKING:
     from market_data_core.config import Settings
-    from market_data_pipeline.consumers.repartitioning import Moved, Repartitioning
+    from market_data_pipeline.consumers.moving import Moved, Moving
 
 _LOOK_AGAIN_SECONDS = 1.0
 
@@ -84,11 +84,11 @@ async def _repartition(
             keep_ms=redis.retention_ms,
             settle_s=still,
         )
-        await _at_rest(work, patience)
+        await at_rest(work, patience)
         return await work.run()
 
 
-async def _at_rest(work: Repartitioning, patience: float) -> None:
+async def at_rest(work: Moving, patience: float) -> None:
     """Wait until nothing is in the way, or as long as asked; each thing in the way is said once."""
     import asyncio
 

@@ -106,7 +106,7 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
     redis, batch = settings.bus.redis, settings.micro_batch
     adapter = adapter_of(settings)
     metrics, health = telemetry.Metrics(settings.telemetry.max_symbols), telemetry.Health()
-    members = [telemetry.Membership(redis.stream, redis.consumer_group, batching.member_name())]
+    members = [telemetry.Membership(redis.stream, redis.consumer_group, batching.member_name(settings))]
     observer = Observers(
         stats, telemetry.MetricsObserver(metrics, redis.stream, batch.window_ms, batch.allow_late_ms)
     )
@@ -130,7 +130,9 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
             if adapter is not None:
                 await batching.topic_of(bus, redis.bars_stream, redis.partitions)
                 told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
-                me = telemetry.Membership(redis.bars_stream, settings.inference.group, batching.member_name())
+                me = telemetry.Membership(
+                    redis.bars_stream, settings.inference.group, batching.member_name(settings)
+                )
                 making = inference(
                     settings,
                     adapter,

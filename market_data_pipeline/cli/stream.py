@@ -7,6 +7,7 @@ import typer
 from market_data_pipeline.cli import dlq
 from market_data_pipeline.cli.infer import infer
 from market_data_pipeline.cli.micro_batch import micro_batch
+from market_data_pipeline.cli.migrate import migrate
 from market_data_pipeline.cli.produce import produce
 from market_data_pipeline.cli.repartition import repartition
 from market_data_pipeline.cli.replay import replay
@@ -23,4 +24,5 @@ app.command("replay")(replay)
 app.command("tail")(tail)
 app.command("status")(status)
 app.command("repartition")(repartition)
+app.command("migrate")(migrate)
 app.add_typer(dlq.app, name="dlq")

@@ -33,6 +33,28 @@ def in_the_way(status: TopicStatus, claims: Iterable[Claim]) -> str:
     return ""
 
 
+async def unread(bus: Bus, status: TopicStatus, claims: Iterable[Claim]) -> str:
+    """What a group has not read by its positions in the store, in one sentence; empty when nothing.
+
+    A bus tells the lag of the groups that it knows, and it may never have seen one that has positions.
+    """
+    read: dict[str, dict[int, Offset]] = {}
+    for claim in claims:
+        offsets = [bus.parse_offset(p.read_offset) for p in claim.positions.values() if p.read_offset]
+        of = read.setdefault(claim.group, {})
+        if offsets:
+            of[claim.partition] = max(offsets)
+    for group, of in read.items():
+        for partition in range(status.partitions):
+            start = of[partition] + 1 if partition in of else None
+            if await bus.read(status.topic, partition, start, 1):
+                return (
+                    f"group {group} has not read partition {partition} of {status.topic} to its end: "
+                    "run the group's command with --until-idle"
+                )
+    return ""
+
+
 async def ends(bus: Bus, topic: str, partitions: int) -> list[Offset | None]:
     """The newest offset of each partition: where it has moved, somebody publishes."""
     return [await bus.end_offset(topic, p) for p in range(partitions)]

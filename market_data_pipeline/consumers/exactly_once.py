@@ -57,6 +57,7 @@ class ConsumerSettings:
     signals_topic: str = ""
     max_records: int = 5000
     lease_ms: int = 10_000
+    static: bool = False
     max_backlog: int = 100_000
     poll_seconds: float = 0.05
     drain_seconds: float = 10.0
@@ -126,7 +127,7 @@ class ExactlyOnceConsumer:
             self._until_idle = until_idle
         s = self._settings
         consumer = self._bus.consumer(
-            s.topic, s.group, s.member, max_records=s.max_records, lease_ms=s.lease_ms
+            s.topic, s.group, s.member, max_records=s.max_records, lease_ms=s.lease_ms, static=s.static
         )
         try:
             self._active_at = self._clock.monotonic()

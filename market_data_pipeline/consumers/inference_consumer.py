@@ -17,6 +17,7 @@ from market_data_core.codecs import DeadLetter, decode_bars
 from market_data_core.errors import PoisonRecord
 from market_data_core.events import Signal
 from market_data_core.protocols import Claim, Position
+from market_data_pipeline.consumers.offsets import of_this_bus
 from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.inference.signal_maker import BarKey, SignalMaker
 from market_data_pipeline.streaming.bus import Delivery, Offset
@@ -58,7 +59,7 @@ class PartitionSignals:
         self._format = format_offset
         self._interval_ns = position_interval_ns
         position = claim.positions.get(PARTITION_LANE)
-        read = None if position is None else parse_offset(position.read_offset)
+        read = None if position is None else of_this_bus(claim, parse_offset)(position.read_offset)
         self._watermark = NEVER if position is None else position.watermark
         self._maker = maker(self._watermark)
         self.start: Offset | None = None if read is None else read + 1

@@ -21,6 +21,7 @@ from market_data_core.codecs import DeadLetter, Decoded, EventDecoder, encode_ev
 from market_data_core.events import Series
 from market_data_core.frames import FRAME_BYTE
 from market_data_core.protocols import Claim, LaneFlush, Position
+from market_data_pipeline.consumers.offsets import of_this_bus
 from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.streaming.bus import Delivery, Offset
 from market_data_pipeline.windows.tumbling import FOREVER, NEVER, Counts, TumblingWindows, WindowSettings
@@ -104,6 +105,7 @@ class PartitionBars:
         self._committed_at = clock.monotonic()
         holds: list[Offset] = []
         opens: list[Offset] = []
+        parse_offset = of_this_bus(claim, parse_offset)
         for name, position in claim.positions.items():
             self._handled[name] = parse_offset(position.read_offset)
             opens.extend(parse_offset(t) for t in (position.restart_offset,) if t)

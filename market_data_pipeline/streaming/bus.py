@@ -203,11 +203,22 @@ class Bus(ABC):
 
     @abstractmethod
     def consumer(
-        self, topic: str, group: str, member: str, *, max_records: int = 5000, lease_ms: int = 10_000
+        self,
+        topic: str,
+        group: str,
+        member: str,
+        *,
+        max_records: int = 5000,
+        lease_ms: int = 10_000,
+        static: bool = False,
     ) -> Consumer:
         """A new member of ``group``; it joins on its first poll.
 
         ``lease_ms`` is how long a member that died keeps its partitions.
+
+        ``static``: ``member`` is a name that comes back. Such a member keeps its partitions also when it is closed;
+        whoever joins under its name before the lease ends has them at once, and no other member is disturbed. The
+        one before, should it still live, is told so by a BusError of its poll.
         """
 
     @abstractmethod
@@ -252,6 +263,14 @@ class Bus(ABC):
     @abstractmethod
     def parse_offset(self, text: str) -> Offset:
         """The inverse of :meth:`format_offset`; ValueError when it is not one."""
+
+    def knows_offset(self, text: str) -> bool:
+        """Whether ``text`` is an offset as this driver writes it."""
+        try:
+            self.parse_offset(text)
+        except ValueError:
+            return False
+        return True
 
     @abstractmethod
     async def ping(self) -> Mapping[str, str]:

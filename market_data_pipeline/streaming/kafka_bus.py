@@ -67,13 +67,27 @@ class KafkaBus(Bus):
             raise
 
     def consumer(
-        self, topic: str, group: str, member: str, *, max_records: int = 5000, lease_ms: int = 10_000
+        self,
+        topic: str,
+        group: str,
+        member: str,
+        *,
+        max_records: int = 5000,
+        lease_ms: int = 10_000,
+        static: bool = False,
     ) -> Consumer:
         check_topic(topic)
 
         def membership(partitions: int) -> Membership:
             return Membership(
-                self._address, topic, partitions, group, member, lease_ms=lease_ms, clock=self._clock
+                self._address,
+                topic,
+                partitions,
+                group,
+                member,
+                lease_ms=lease_ms,
+                static=static,
+                clock=self._clock,
             )
 
         consumer = KafkaConsumer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from aiokafka import errors as kafka
@@ -12,6 +12,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.protocol.commit import OffsetCommitRequest, OffsetFetchRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, SyncGroupRequest
 
+from market_data_core.errors import BusError
 from market_data_pipeline.streaming.bus import Offset
 from market_data_pipeline.streaming.kafka_errors import check
 from market_data_pipeline.streaming.kafka_link import KafkaLink
@@ -19,6 +20,9 @@ from market_data_pipeline.streaming.kafka_shares import Claim
 
 RULE: Final = "mdp"
 """The name of our rule of sharing out. Kafka lets only members of one rule into a group."""
+
+_FENCED_INSTANCE: Final = 82
+"""FENCED_INSTANCE_ID, which aiokafka has no exception for."""
 
 _MOVED: Final = (
     kafka.NotCoordinatorForGroupError,
@@ -40,11 +44,13 @@ class Coordinator:
     """Requests for ``group``. A response's error is raised as aiokafka's exception: what it means depends on the state
     of the member, which is not known here."""
 
-    def __init__(self, link: KafkaLink, joining: KafkaLink, group: str) -> None:
+    def __init__(self, link: KafkaLink, joining: KafkaLink, group: str, instance: str | None = None) -> None:
         self._link = link
         # A join keeps its connection waiting, and heartbeats must go on.
         self._joining = joining
         self._group = group
+        # Kafka knows a member that keeps its name by this, and by an id that is new whenever it joins anew.
+        self._instance = instance
         self._node: int | None = None
 
     async def join(self, member_id: str, claim: Claim, session_ms: int) -> Joined:
@@ -56,7 +62,9 @@ class Coordinator:
         metadata = ConsumerProtocol.METADATA(0, [claim.topic], claim.encode())
         protocols = [(RULE, metadata.encode())]
         kind = ConsumerProtocol.PROTOCOL_TYPE
-        request = JoinGroupRequest(self._group, session_ms, session_ms, member_id, None, kind, protocols)
+        request = JoinGroupRequest(
+            self._group, session_ms, session_ms, member_id, cast(str, self._instance), kind, protocols
+        )
         response = await self._send(request, self._joining)
         if response.error_code == kafka.MemberIdRequired.errno:
             raise kafka.MemberIdRequired(response.member_id)
@@ -74,7 +82,9 @@ class Coordinator:
             (member, ConsumerProtocol.ASSIGNMENT(0, [(topics[member], partitions)], b"").encode())
             for member, partitions in shares.items()
         ]
-        request = SyncGroupRequest(self._group, joined.generation, joined.member_id, None, assignments)
+        request = SyncGroupRequest(
+            self._group, joined.generation, joined.member_id, cast(str, self._instance), assignments
+        )
         response = await self._send(request, self._joining)
         self._check(response.error_code)
         if not response.member_assignment:
@@ -115,6 +125,11 @@ class Coordinator:
             raise
 
     def _check(self, code: int) -> None:
+        if code == _FENCED_INSTANCE:
+            raise BusError(
+                f"another process has joined group {self._group} of Kafka at {self._link.where} as {self._instance}: "
+                "give each its own bus.member"
+            )
         try:
             check(code, self._group)
         except _MOVED:

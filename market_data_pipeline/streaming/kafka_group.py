@@ -51,11 +51,13 @@ class Membership:
         *,
         lease_ms: int,
         clock: Clock,
+        static: bool = False,
     ) -> None:
         # The name of the client is what Kafka's tools show of a member.
         self._link = KafkaLink(address, name=member)
         self._joins = KafkaLink(address, name=member, timeout=lease_ms / 1000 + TIMEOUT)
-        self._coordinator = Coordinator(self._link, self._joins, group)
+        self._coordinator = Coordinator(self._link, self._joins, group, member if static else None)
+        self._static = static
         self._topic = topic
         self._partitions = partitions
         self._group = group
@@ -122,12 +124,12 @@ class Membership:
             raise explain(error, self._link.where) from error
 
     async def close(self) -> None:
-        """Leave the group, if it can be reached."""
+        """Leave the group, if it can be reached. A static member does not: it may come back."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            if self._member_id:
+            if self._member_id and not self._static:
                 async with asyncio.timeout(TIMEOUT):
                     await self._coordinator.leave(self._member_id)
         except (BusError, kafka.KafkaError, TimeoutError) as error:
@@ -150,6 +152,7 @@ class Membership:
                 self._rejoin.set()
             except _EXPELLED:
                 self._expelled()
+                self._member_id = ""
             except (kafka.KafkaError, BusError) as error:
                 await self._failed(error)
                 self._rejoin.set()
@@ -208,7 +211,10 @@ class Membership:
 
     def _expelled(self) -> None:
         self._lose("the group does not know this member any more")
-        self._member_id, self._generation = "", -1
+        self._generation = -1
+        # Who has a name asks with its old id, and so learns whether somebody else has the name now.
+        if not self._static:
+            self._member_id = ""
 
     def _lose(self, why: str) -> None:
         self.owned.lose(why)

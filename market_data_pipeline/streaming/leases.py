@@ -24,6 +24,7 @@ from market_data_core.clock import Clock
 from market_data_core.errors import BusError, BusUnavailable
 from market_data_pipeline.streaming.partitions import preference, quota
 from market_data_pipeline.streaming.redis_errors import FAILURES
+from market_data_pipeline.streaming.redis_names import Name
 from market_data_pipeline.streaming.redis_topics import lease_key, members_key
 from market_data_pipeline.streaming.redis_wire import RedisServer
 
@@ -71,12 +72,16 @@ class Leases:
         *,
         lease_ms: int,
         clock: Clock,
+        static: bool = False,
     ) -> None:
         self._server = server
         self._members_key = members_key(topic, group)
         self._lease_keys = [lease_key(stream, group) for stream in streams]
-        # Two processes may be given the same name, or a new one the name of one that just died.
-        self._me = f"{member}#{uuid.uuid4().hex[:12]}"
+        # Two processes may be given the same name, or a new one the name of one that just died. Of a static name the
+        # leases are the name's, whoever has it.
+        self._process = uuid.uuid4().hex[:12]
+        self._me = f"{member}#" if static else f"{member}#{self._process}"
+        self._name = Name(server, topic, group, self._me, self._process) if static else None
         self._lease_ms = lease_ms
         self._clock = clock
         self._beat = server.client.register_script(_BEAT)
@@ -97,6 +102,8 @@ class Leases:
 
     async def start(self) -> None:
         """Join the group, and keep up with it from now on."""
+        if self._name is not None:
+            await self._name.take()
         await self._turn_once()
         self._task = asyncio.create_task(self._run(), name=f"leases of {self._me}")
 
@@ -137,12 +144,15 @@ class Leases:
                 await self._give_back(held.lock)
 
     async def close(self) -> None:
-        """Leave the group and release everything, so that the others need not wait for the leases' end."""
+        """Leave the group and release everything, so that the others need not wait for the leases' end. Of a static
+        member they wait: it may come back."""
         self._closing = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
         held, self._held = self._held, {}
+        if self._name is not None:
+            return
         try:
             with self._server.translated():
                 async with asyncio.timeout(self._lease_ms / 1000):
@@ -175,6 +185,10 @@ class Leases:
             # By a deadline of its own: cut short again and again, it would never come to an end.
             await self._server.settle()
             async with self._turn, asyncio.timeout(self._lease_ms / 2000):
+                if self._name is not None and not await self._name.mine():
+                    for partition in list(self._held):
+                        self._lose(partition, "another process has taken this member's name")
+                    raise BusError(self._name.taken)
                 # First, and whatever becomes of the rest: of a cluster only the one node may be away that has
                 # the members. What is owned elsewhere is kept.
                 failed = await self._renew()

@@ -18,17 +18,24 @@ class Link:
     cut_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Member:
-    """A member of a group. It is heard of as long as its link holds, and for ``lease`` ns after that."""
+    """A member of a group. It is heard of as long as its link holds, and for ``lease`` ns after that.
+
+    ``static``: also for so long after it was closed, at ``closed_at``. ``replaced``: another one came under its name.
+    """
 
     name: str
     serial: str
     lease: int
     link: Link
+    static: bool = False
+    closed_at: int | None = None
+    replaced: bool = False
 
     def gone(self, now: int) -> bool:
-        return self.link.cut_at is not None and now >= self.link.cut_at + self.lease
+        silent = [at for at in (self.link.cut_at, self.closed_at) if at is not None]
+        return bool(silent) and now >= min(silent) + self.lease
 
 
 @dataclass(slots=True)
@@ -74,6 +81,18 @@ class Group:
         for log in self.logs:
             if log.owner is not None and log.owner.gone(now):
                 log.owner = None
+
+    def succeed(self, member: Member) -> list[int]:
+        """What a static member of the same name owned is ``member``'s from now on."""
+        found: list[int] = []
+        for old in [m for m in self.members if m.static and m.serial == member.serial]:
+            old.replaced = True
+            self.members.remove(old)
+            mine = [p for p, log in enumerate(self.logs) if log.owner is old]
+            for partition in mine:
+                self.logs[partition].owner = member
+            found += mine
+        return found
 
 
 @dataclass(slots=True)

@@ -84,7 +84,14 @@ class MemoryBus(Bus):
         broker.wake()
 
     def consumer(
-        self, topic: str, group: str, member: str, *, max_records: int = 5000, lease_ms: int = 10_000
+        self,
+        topic: str,
+        group: str,
+        member: str,
+        *,
+        max_records: int = 5000,
+        lease_ms: int = 10_000,
+        static: bool = False,
     ) -> Consumer:
         return MemoryConsumer(
             self._reach,
@@ -95,6 +102,7 @@ class MemoryBus(Bus):
             member,
             max_records=max_records,
             lease_ms=lease_ms,
+            static=static,
         )
 
     async def read(self, topic: str, partition: int, start: Offset | None, limit: int) -> list[StoredRecord]:

@@ -43,6 +43,7 @@ class MemoryConsumer(Consumer):
         *,
         max_records: int,
         lease_ms: int,
+        static: bool = False,
     ) -> None:
         self._reach = reach
         self._link = link
@@ -50,7 +51,8 @@ class MemoryConsumer(Consumer):
         self._topic = topic
         self._group = group
         self._max_records = max_records
-        self._me = Member(member, f"{member}#{next(_serials):012d}", lease_ms * 1_000_000, link)
+        serial = f"{member}#" if static else f"{member}#{next(_serials):012d}"
+        self._me = Member(member, serial, lease_ms * 1_000_000, link, static)
         self._owned: dict[int, _Reading] = {}
         self._joined = False
 
@@ -101,6 +103,10 @@ class MemoryConsumer(Consumer):
             self._owned[partition].paused = False
 
     async def close(self) -> None:
+        if self._me.static:
+            self._me.closed_at = self._clock.monotonic()
+            self._owned.clear()
+            return
         for partition in list(self._owned):
             await self.release(partition)
         if self._joined and self._link.cut_at is None:
@@ -124,15 +130,24 @@ class MemoryConsumer(Consumer):
         broker = self._reach()
         group = self._group_of(broker)
         group.expire(now)
-        if self._me not in group.members:
-            group.members.append(self._me)
-            self._joined = True
-            broker.wake()
         lost = [p for p in self._owned if group.logs[p].owner is not self._me]
         for partition in lost:
             del self._owned[partition]
         if lost:
             return Poll(lost=lost)
+        if self._me.replaced:
+            raise BusError(
+                f"another process has joined group {self._group} of {self._topic} as {self._me.name}: "
+                "give each its own bus.member"
+            )
+        if self._me not in group.members:
+            inherited = group.succeed(self._me) if self._me.static else []
+            group.members.append(self._me)
+            self._joined = True
+            broker.wake()
+            self._owned |= {p: _Reading() for p in inherited}
+            if inherited:
+                return Poll(inherited)
         names = [member.serial for member in group.members]
         share = quota(names, self._me.serial, len(group.logs))
         keeping = sorted(p for p, reading in self._owned.items() if not reading.revoking)

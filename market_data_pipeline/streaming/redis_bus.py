@@ -78,7 +78,14 @@ class RedisBus(Bus):
             raise
 
     def consumer(
-        self, topic: str, group: str, member: str, *, max_records: int = 5000, lease_ms: int = 10_000
+        self,
+        topic: str,
+        group: str,
+        member: str,
+        *,
+        max_records: int = 5000,
+        lease_ms: int = 10_000,
+        static: bool = False,
     ) -> Consumer:
         return RedisConsumer(
             self._server,
@@ -88,6 +95,7 @@ class RedisBus(Bus):
             member,
             max_records=max_records,
             lease_ms=lease_ms,
+            static=static,
             clock=self._clock,
         )
 

@@ -84,9 +84,11 @@ class RedisConsumer(Consumer):
         *,
         max_records: int,
         lease_ms: int,
+        static: bool,
         clock: Clock,
     ) -> None:
         self._server = server
+        self._static = static
         self._topics = topics
         self._group = RedisGroup(server, topics, topic, group, member)
         self._max_records = max_records
@@ -195,6 +197,7 @@ class RedisConsumer(Consumer):
             self._group.member,
             self._streams,
             lease_ms=self._lease_ms,
+            static=self._static,
             clock=self._clock,
         )
         await leases.start()

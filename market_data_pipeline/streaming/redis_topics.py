@@ -8,6 +8,7 @@ topic's slot, so that each command touches one slot:
     {STREAM}:lease:GROUP             string   who owns the partition in that group; expires
     {STREAM}:keep                    hash     group -> the first id it may still want to read
     {TOPIC}:members:GROUP            zset     members alive, by the time (server's clock, ms) they expire
+    {TOPIC}:names:GROUP              hash     member that keeps its name -> the process that has it now
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ def keep_key(stream: str) -> str:
 
 def members_key(topic: str, group: str) -> str:
     return f"{{{topic}}}:members:{group}"
+
+
+def names_key(topic: str, group: str) -> str:
+    return f"{{{topic}}}:names:{group}"
 
 
 class Topics:

@@ -77,9 +77,18 @@ class TracedBus(Bus):
         return await self._bus.partitions(topic)
 
     def consumer(
-        self, topic: str, group: str, member: str, *, max_records: int = 5000, lease_ms: int = 10_000
+        self,
+        topic: str,
+        group: str,
+        member: str,
+        *,
+        max_records: int = 5000,
+        lease_ms: int = 10_000,
+        static: bool = False,
     ) -> Consumer:
-        return self._bus.consumer(topic, group, member, max_records=max_records, lease_ms=lease_ms)
+        return self._bus.consumer(
+            topic, group, member, max_records=max_records, lease_ms=lease_ms, static=static
+        )
 
     async def read(self, topic: str, partition: int, start: Offset | None, limit: int) -> list[StoredRecord]:
         return await self._bus.read(topic, partition, start, limit)

@@ -209,7 +209,7 @@ def test_positions_of_another_bus_are_refused(
     ended = invoke("stream", "micro-batch", "--until-idle", "100ms", *topic, *group)
     assert (ended.code, ended.out) == (2, "")
     expected = (
-        r"mdp: the positions of group other-bus on other\.bus are not of this bus \('.*' is not an offset of the "
-        r"memory bus, such as 17\): choose another bus\.redis\.consumer_group, or --group\n"
+        r"mdp: group other-bus has read partition \d+ of other\.bus on another bus: '.*' is not an offset of the "
+        r"memory bus, such as 17; set bus\.type back, or take the topic along with mdp stream migrate\n"
     )
     assert re.fullmatch(expected, ended.err)

@@ -13,6 +13,7 @@ import typer
 from tests.conformance.delivery import DeliverySuite
 from tests.conformance.ownership import OwnershipSuite
 from tests.conformance.retention import RetentionSuite
+from tests.conformance.static_members import StaticMembersSuite
 
 FOLDER = Path(__file__).parent
 BUSES = {
@@ -25,6 +26,7 @@ SUITES = {
     "Delivery": DeliverySuite,
     "Ownership": OwnershipSuite,
     "Retention": RetentionSuite,
+    "Members that keep their name": StaticMembersSuite,
 }
 HEAD = """\
 # The contract of a bus

@@ -88,6 +88,7 @@ class Harness(ABC):
         max_records: int = 100,
         resume: bool = False,
         lease_ms: int = LONG_LEASE_MS,
+        static: bool = False,
     ) -> Member:
         """A new member, closed when the test ends. With ``resume`` it goes on after what was acknowledged by
         any other such member of the test, as a consumer with a store does; else at the first record.
@@ -96,7 +97,9 @@ class Harness(ABC):
         """
         link = link or self._link
         record = self._groups.setdefault((topic, group), GroupRecord())
-        consumer = link.bus.consumer(topic, group, name, max_records=max_records, lease_ms=lease_ms)
+        consumer = link.bus.consumer(
+            topic, group, name, max_records=max_records, lease_ms=lease_ms, static=static
+        )
         member = Member(name, consumer, link, record, record.positions if resume else None)
         self._stack.push_async_callback(member.close)
         return member

@@ -12,6 +12,7 @@ from tests.conformance.harness import Capabilities, Harness
 from tests.conformance.members import Link
 from tests.conformance.ownership import OwnershipSuite
 from tests.conformance.retention import RetentionSuite
+from tests.conformance.static_members import StaticMembersSuite
 
 
 class MemoryLink(Link):
@@ -51,3 +52,6 @@ class TestOwnership(OwnershipSuite): ...
 
 
 class TestRetention(RetentionSuite): ...
+
+
+class TestStaticMembers(StaticMembersSuite): ...

@@ -15,6 +15,7 @@ from tests.conformance.harness import Capabilities, Harness
 from tests.conformance.members import Link
 from tests.conformance.ownership import OwnershipSuite
 from tests.conformance.retention import RetentionSuite
+from tests.conformance.static_members import StaticMembersSuite
 from tests.servers.redis import VERSIONS, RedisServer, running
 from tests.servers.wire import Wire
 
@@ -77,3 +78,6 @@ class TestOwnership(OwnershipSuite): ...
 
 
 class TestRetention(RetentionSuite): ...
+
+
+class TestStaticMembers(StaticMembersSuite): ...

@@ -12,7 +12,8 @@ from market_data_core.codecs import decode_bars, encode_frame
 from market_data_core.errors import BusError, BusUnavailable, Fenced, StoreUnavailable
 from market_data_core.events import StreamEvent
 from market_data_core.partitioner import partition_of
-from market_data_pipeline.consumers.repartitioning import Moved, Repartitioning
+from market_data_pipeline.consumers.moving import Moved
+from market_data_pipeline.consumers.repartitioning import Repartitioning
 from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.streaming.bus import Bus, Record
 from market_data_pipeline.streaming.drivers import open_bus
@@ -32,8 +33,10 @@ from tests.integration.pipeline import (
     tick,
     until,
 )
+from tests.integration.signals_pipeline import SIGNALS, infer
+from tests.integration.walk import assert_recounted, seed_rules, walk
 from tests.oracle import Key, recount
-from tests.servers.kafka import KafkaServer
+from tests.servers.kafka import KafkaServer, delete_topics
 from tests.servers.kafka import running as kafka_running
 from tests.servers.redis import RedisServer
 from tests.servers.redis import running as redis_running
@@ -173,6 +176,7 @@ async def test_on_a_cluster(cluster: RedisCluster, store: StoreClient) -> None:
 
 
 async def test_on_kafka(kafka: KafkaServer, store: StoreClient) -> None:
+    await delete_topics(kafka)
     async with open_bus("kafka", kafka.bootstrap) as bus:
         await both_halves(bus, store, 2, 4)
         with pytest.raises(BusError, match="Kafka takes none away"):
@@ -226,6 +230,42 @@ async def test_a_stream_of_somebody_else_is_in_the_way(
             await move(bus, store, 4)
         assert client.xlen(f"{TOPIC}.3") == 1
     assert await bus.partitions(TOPIC) == 2
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (4, 1)])
+async def test_inference_goes_along(bus: Bus, store: StoreClient, before: int, after: int) -> None:
+    """Bars of a symbol are in one partition before and in another after; signals are those of all of them."""
+    await inference_through(bus, store, before, after)
+
+
+async def test_inference_goes_along_on_kafka(kafka: KafkaServer, store: StoreClient) -> None:
+    await delete_topics(kafka)
+    async with open_bus("kafka", kafka.bootstrap) as bus:
+        await inference_through(bus, store, 2, 3)
+
+
+async def inference_through(bus: Bus, store: StoreClient, before: int, after: int) -> None:
+    events, cut = walk(600), 305
+    for topic in (TOPIC, BARS, SIGNALS):
+        await bus.ensure_topic(topic, before)
+    await publish(bus, events[:100])
+    await drain(bus, store)
+    await infer(bus, store, seed_rules())
+    await publish(bus, events[100:cut])
+    await drain(bus, store)
+    # Bars that are stored and not decided on yet are in the way.
+    with pytest.raises(BusError, match=f"of {BARS} has [0-9]+ records to read"):
+        await move(bus, store, after)
+    await infer(bus, store, seed_rules())
+    moved = await move(bus, store, after)
+    assert moved[BARS].groups == ["i"]
+    await publish(bus, events[cut - 40 :])
+    await drain(bus, store)
+    stats = await infer(bus, store, seed_rules())
+    assert stats.dead_lettered == 0
+    assert await assert_recounted(store, events) > 50
+    (status,) = await bus.status([BARS])
+    assert [p.lag + p.pending for g in status.groups for p in g.partitions] == [0] * after
 
 
 class DyingSwitch(RedisSwitch):

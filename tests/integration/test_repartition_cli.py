@@ -94,6 +94,10 @@ def test_wrong_invocations(mdp: Mdp) -> None:
     assert (code, "use --topic mdp.events" in said) == (2, True)
     code, _, said = mdp("stream", "repartition", "--partitions", "4")
     assert (code, "there is no topic mdp.events" in said) == (1, True)
+    code, _, said = mdp("stream", "migrate", "--to", "redis")
+    assert (code, "--to redis: is where it comes from" in said) == (2, True)
+    code, _, said = mdp("stream", "migrate", "--to", "kafka")
+    assert (code, "must name the brokers while bus.type is kafka" in said) == (2, True)
     code, _, said = mdp("stream", "status", "--watch")
     assert (code, "--watch: needs a terminal" in said) == (2, True)
 
@@ -118,3 +122,72 @@ def test_watch_shows_topics_until_it_is_interrupted(
         watching.kill()
         watching.wait()
         os.close(ours)
+
+
+def test_wait_says_what_is_in_the_way_and_goes_on_when_it_is_gone(
+    mdp: Mdp, environ: dict[str, str], tmp_path: Path
+) -> None:
+    """It is started first, as an operator would who then stops the rest."""
+    produce = ("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "500")
+    assert mdp(*produce)[0] == 0
+    assert mdp("stream", "micro-batch", "--until-idle", "500ms")[0] == 0
+    assert mdp(*produce)[0] == 0
+    with subprocess.Popen(
+        command("stream", "repartition", "--partitions", "4", "--settle", "100ms", "--wait", "5m", "--json"),
+        env=environ,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as waiting:
+        try:
+            assert waiting.stderr is not None
+            lag = waiting.stderr.readline()
+            assert "waiting: group mdp-consumers of mdp.events has" in lag
+            assert mdp("stream", "micro-batch", "--until-idle", "500ms")[0] == 0
+            moved, said = waiting.communicate(timeout=120)
+        finally:
+            waiting.kill()
+    assert waiting.returncode == 0, said
+    assert {row["topic"]: (row["before"], row["after"]) for row in map(json.loads, moved.splitlines())} == {
+        "mdp.events": (2, 4),
+        "mdp.bars": (2, 4),
+    }
+    # What was said is said once, however often it was looked at.
+    told = [lag, *said.splitlines(keepends=True)]
+    assert len(told) == len(set(told))
+
+
+def test_a_worker_that_keeps_its_name_goes_on_where_it_was(
+    mdp: Mdp, environ: dict[str, str], tmp_path: Path
+) -> None:
+    produce = ("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "200")
+    assert mdp(*produce)[0] == 0
+    environ["MDP_BUS__MEMBER"] = "worker-0"
+    environ["MDP_BUS__REDIS__LEASE_MS"] = "600000"
+
+    def members() -> list[str]:
+        _, topics, _ = mdp("stream", "status")
+        return [m for t in topics if t["topic"] == "mdp.events" for g in t["groups"] for m in g["members"]]
+
+    with subprocess.Popen(command("stream", "micro-batch"), env=environ, cwd=tmp_path) as worker:
+        try:
+            while members() != ["worker-0"]:
+                assert worker.poll() is None
+            worker.terminate()
+            assert worker.wait(60) == 0
+        finally:
+            worker.kill()
+    # It ended and is waited for, as long as its lease lasts; and it need not wait for that itself.
+    assert members() == ["worker-0"]
+    assert mdp(*produce)[0] == 0
+    code, (summary,), _ = mdp("stream", "micro-batch", "--until-idle", "500ms")
+    assert (code, summary["events"]) == (0, 200)
+
+
+def test_wait_ends_with_what_is_still_in_the_way(mdp: Mdp) -> None:
+    assert mdp("stream", "produce", "--provider", "synthetic", "--rate", "0", "--limit", "50")[0] == 0
+    code, _, said = mdp("stream", "repartition", "--partitions", "4", "--settle", "1ms", "--wait", "100ms")
+    assert code == 1
+    assert "waiting: topic mdp.events has" in said
+    assert "mdp: topic mdp.events has" in said

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final, NoReturn, Self
 
 import pytest
+from aiokafka.admin import AIOKafkaAdminClient
 
 from tests.servers import ServerMissing, cache_folder, cached, install
 
@@ -60,7 +61,7 @@ class KafkaServer:
 
     ``doors``: further ways in, each a port that the broker listens on and another one that it tells clients to come
     back to, where a test puts a :class:`~tests.servers.wire.Wire`. ``door_protocol``: Kafka's name of how they
-    are secured. ``environment``: variables for its process.
+    are secured. ``environment``: variables for its process. ``host``: where clients find it.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class KafkaServer:
         options: dict[str, str] | None = None,
         node: int = 1,
         environment: dict[str, str] | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
+        self.host = host
         self._libs = _jars()
         self.node = node
         self.port, self.controller, *rest = _free_ports(2 + 2 * doors)
@@ -85,7 +88,7 @@ class KafkaServer:
 
     @property
     def bootstrap(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def alive(self) -> bool:
@@ -124,10 +127,11 @@ class KafkaServer:
         assert self._process is not None
         assert self._home is not None
         deadline = time.monotonic() + START_SECONDS
-        for port in (self.port, *(listening for listening, _ in self.doors)):
+        local = [("127.0.0.1", listening) for listening, _ in self.doors]
+        for address in ((self.host, self.port), *local):
             while True:
                 try:
-                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                    socket.create_connection(address, timeout=1).close()
                 except OSError:
                     if self._process.poll() is not None or time.monotonic() > deadline:
                         text = (self._home / "log").read_text()[-3000:]
@@ -175,7 +179,7 @@ class KafkaServer:
         doors = list(enumerate(self.doors))
         protocols = {"CONTROLLER": "PLAINTEXT", "PLAINTEXT": "PLAINTEXT"}
         protocols |= {f"DOOR{i}": self._door_protocol for i, _ in doors}
-        inside = f"PLAINTEXT://127.0.0.1:{self.port}"
+        inside = f"PLAINTEXT://{self.bootstrap}"
         listeners = [inside, f"CONTROLLER://127.0.0.1:{self.controller}"]
         return {
             "process.roles": "broker,controller",
@@ -242,6 +246,16 @@ class KafkaCluster:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+
+async def delete_topics(server: KafkaServer) -> None:
+    """Delete what tests have made; Kafka forgets then how far groups had read it."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=server.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([t for t in await admin.list_topics() if not t.startswith("__consumer")])
+    finally:
+        await admin.close()
 
 
 def running(*, doors: int = 0) -> Iterator[KafkaServer]:

@@ -69,11 +69,12 @@ def _unprivileged() -> dict[str, Any]:
 class PostgresServer:
     """One server process of one version, with an empty data folder.
 
-    ``durable=False`` switches fsync off, for tests that do not kill the server.
+    ``durable=False`` switches fsync off, for tests that do not kill the server. ``host``: where clients find it.
     """
 
-    def __init__(self, version: str, *, durable: bool = False) -> None:
+    def __init__(self, version: str, *, durable: bool = False, host: str = "127.0.0.1") -> None:
         self.version = version
+        self.host = host
         self.port = free_port()
         self._durable = durable
         self._home: Path | None = None
@@ -81,7 +82,7 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres", *, port: int | None = None) -> str:
-        return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port or self.port}/{database}"
+        return f"postgresql://postgres:{PASSWORD}@{self.host}:{port or self.port}/{database}"
 
     def __enter__(self) -> Self:
         self._home = Path(tempfile.mkdtemp(prefix=f"mdp-pg{self.version}-"))
@@ -108,6 +109,8 @@ class PostgresServer:
         initdb = [str(self._bin / "initdb"), "-D", str(self._data), "-U", "postgres", "-E", "UTF8"]
         initdb += ["--locale=C", "--no-sync", "-A", "scram-sha-256", f"--pwfile={password}"]
         subprocess.run(initdb, check=True, capture_output=True, cwd=self._home, **_unprivileged())
+        with (self._data / "pg_hba.conf").open("a") as access:
+            access.write(f"host all all {self.host}/24 scram-sha-256\n")
 
     @property
     def _data(self) -> Path:
@@ -117,7 +120,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
         assert self._home is not None
-        settings = {"listen_addresses": "127.0.0.1", "port": self.port, "unix_socket_directories": ""}
+        settings = {"listen_addresses": self.host, "port": self.port, "unix_socket_directories": ""}
         settings |= {"shared_buffers": "128MB", "log_min_messages": "fatal", "max_connections": 60}
         if not self._durable:
             settings |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}

@@ -82,7 +82,14 @@ class ScriptedBus(MemoryBus):
         self.statuses: list[TopicStatus] = []
 
     def consumer(
-        self, topic: str, group: str, member: str, *, max_records: int = 5000, lease_ms: int = 10_000
+        self,
+        topic: str,
+        group: str,
+        member: str,
+        *,
+        max_records: int = 5000,
+        lease_ms: int = 10_000,
+        static: bool = False,
     ) -> Consumer:
         return self._consumer
 
