@@ -182,6 +182,7 @@ def _distribution(found: Findings, figure: Figure) -> None:
     left.set_xlim(0, max(most, GOAL_P99_MS) * 1.03)
     left.set_xlabel("delay since a window could be closed (ms)")
     left.set_ylabel("windows")
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_title(f"The steps of a window at {_label(spans[0])}", pad=10)
     left.legend(loc="upper right", fontsize=9.5)
     for span, colour in zip(spans, (_BLUE, _ORANGE, _PINK, _GREEN), strict=False):
@@ -190,7 +191,7 @@ def _distribution(found: Findings, figure: Figure) -> None:
             took = np.sort(of[step].drop_nulls().to_numpy())
             if len(took):
                 share = np.arange(1, len(took) + 1) / len(took)
-                right.step(values, share, line, where="post", color=colour, linewidth=1.6,
+                right.step(took, share, line, where="post", color=colour, linewidth=1.6,
                            label=f"{_label(span)}: {STEPS[step]}")  # fmt: skip
     right.set_xscale("log")
     right.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,g}"))
@@ -203,7 +204,8 @@ def _distribution(found: Findings, figure: Figure) -> None:
     right.set_xlabel("delay since a window could be closed (ms)")
     right.set_ylabel("share of windows that took no longer")
     right.set_title("By load; dashed to the right: 1.5 windows, dotted: goal", pad=10)
-    right.legend(loc="lower right", fontsize=9)
+    right.set_xlim(right=SLA_MS * 1.6)
+    right.legend(loc="lower right", fontsize=9, frameon=True, facecolor="white", edgecolor="none")
 
 
 def _backlog(found: Findings, figure: Figure) -> None:

@@ -49,7 +49,9 @@ async def run(
             if phase.seconds is None:
                 harm = await Trouble(stand, produced(plan, stand.spans[0], tap)).run()
             await stand.finish(span)
-        await tap.caught_up()
+            await tap.caught_up()
+            span.began = tap.lanes[phase.name].first / 1e9
+            span.ended = span.began + span.produced["seconds"]
         for crew in stand.crews:
             await crew.dismiss()
         windows = await delays(servers.postgres_url, tap, plan)

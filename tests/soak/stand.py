@@ -27,11 +27,11 @@ _DRAIN_S = 180.0
 
 @dataclass(slots=True)
 class Span:
-    """When a phase was: s UTC. ``drained``: when everything of it was handled. ``produced``: the producer's own
-    summary."""
+    """When a phase was: s UTC, from its first event to its last; ``drained``: when everything of it was handled.
+    ``produced``: the producer's own summary."""
 
     phase: Phase
-    began: float
+    began: float = 0.0
     ended: float = 0.0
     drained: float = 0.0
     produced: dict[str, Any] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Stand:
     async def begin(self, phase: Phase) -> Span:
         """Start the producer of ``phase``."""
         self._say(f"{phase.name}: {phase.title}" + (f", {phase.seconds:.0f} s" if phase.seconds else ""))
-        span = Span(phase, time.time())
+        span = Span(phase)
         length = [] if phase.seconds is None else ["--duration", f"{phase.seconds:.0f}s"]
         argv = self._argv(
             "produce",
@@ -166,7 +166,7 @@ class Stand:
             producer.dismiss()
         await until(f"{producer.name} ends", (span.phase.seconds or 0) + 60, over)
         await producer.gone(1)
-        span.ended, span.produced = time.time(), producer.result()
+        span.produced = producer.result()
         self.producer = None
         async with self.servers.open_bus() as bus:
             for crew in self.crews:

@@ -27,12 +27,16 @@ PNG = b"\x89PNG\r\n\x1a\n"
 async def test_nothing_is_lost_or_doubled_and_there_is_a_report(tmp_path: Path) -> None:
     seed = int(os.environ.get("MDP_SOAK_SEED") or secrets.randbelow(2**31))
     print(f"MDP_SOAK_SEED={seed}")
-    plan = replace(SHORT, seed=seed, minutes=0.1, symbols=12, stress=(10,), stress_least_s=3.0, replayed_s=2.0)
+    plan = replace(
+        SHORT, seed=seed, minutes=0.1, symbols=12, stress=(10,), stress_least_s=3.0, replayed_s=2.0
+    )
     async with Servers(tmp_path / "home") as servers:
         found = await run(servers, plan, tmp_path / "logs", print)
     assert found.passed, (seed, found.failures, [r for r in found.requirements() if r.met is False])
 
-    assert [count.phase for count in found.counts] == [name for name in ("calm", "trouble", "stress10") for _ in "es"]
+    assert [count.phase for count in found.counts] == [
+        name for name in ("calm", "trouble", "stress10") for _ in "es"
+    ]
     assert all(count.total for count in found.counts if count.what == "events in bars")
     assert sum(count.total for count in found.counts if count.what == "signals")
     assert all(found.harm.blows[what] == 1 for what in ("kill -9 infer", "PostgreSQL away", "replay"))
