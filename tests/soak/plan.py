@@ -113,8 +113,9 @@ class Plan:
 
     @property
     def settle_s(self) -> float:
-        """How long the processes may fill their buffers before their memory must not grow any more."""
-        return 1.25 * self.horizon_ms / 1000
+        """How long the processes may fill their buffers before their memory must not grow any more: ids are forgotten
+        in two generations, each as long as the horizon."""
+        return 2.25 * self.horizon_ms / 1000
 
     def config(self, folder: Path) -> str:
         """The configuration file of all processes, with files in ``folder``."""
@@ -140,7 +141,7 @@ SHORT: Final = Plan(
     outage_s=2.0,
     pause_s=(0.5, 1.5),
     replayed_s=8.0,
-    lease_ms=2000,
+    lease_ms=3000,
     speed=False,
 )
 """About a minute in all."""

@@ -164,7 +164,7 @@ class Stand:
 
         if span.phase.seconds is None:
             producer.dismiss()
-        await until(f"{producer.name} ends", (span.phase.seconds or 0) + 60, over)
+        await until(f"{producer.name} ends", (span.phase.seconds or 0) + 120, over)
         await producer.gone(1)
         span.produced = producer.result()
         self.producer = None

@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from market_data_core.codecs import EventDecoder
+from market_data_core.errors import BusUnavailable
 from market_data_core.events import format_interval
 from market_data_core.frames import decode_bars
 from market_data_core.signal_codec import decode_signal
@@ -111,7 +112,11 @@ class Tap:
         while True:
             heard = 0
             for (topic, partition), start in self._next.items():
-                found = await bus.read(topic, partition, start, _PAGE)
+                try:
+                    found = await bus.read(topic, partition, start, _PAGE)
+                except BusUnavailable:
+                    heard += 1  # too busy to answer: the next round asks again
+                    continue
                 if found:
                     heard += len(found)
                     take[topic](partition, found)
