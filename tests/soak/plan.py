@@ -19,6 +19,14 @@ REPLAYED: Final = "soak_range"
 """The dataset that the replay reads."""
 RULES: Final = Path(__file__).parents[2] / "configs" / "rules.yaml"
 _MINUTES: Final = 10.0
+BLOWS: Final = (
+    "SIGTERM micro-batch",
+    "SIGTERM infer",
+    "kill -9 micro-batch",
+    "kill -9 infer",
+    "PostgreSQL away",
+    "replay",
+)
 _CONFIG: Final = """\
 version: 1
 bus:
@@ -64,7 +72,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``minutes``: of the calm phase; a stress takes a fifth of it. ``rounds``: how often everything goes wrong.
+    """``minutes``: of the calm phase; a stress takes a fifth of it. ``blows``: what goes wrong, ``rounds`` times.
     ``speed``: whether delays, backlog and memory decide, or only what is right. The defaults are those of mdp, but for
     the retention, so that the memory of Redis has an end, and for prices restless enough to make signals."""
 
@@ -73,6 +81,7 @@ class Plan:
     per_minute: int = PER_MINUTE
     symbols: int = 100
     partitions: int = 1
+    blows: tuple[str, ...] = BLOWS
     rounds: int = 2
     outage_s: float = 6.0
     pause_s: tuple[float, float] = (4.0, 10.0)

@@ -23,6 +23,7 @@ from tests.soak.plan import GROUPS, TOPICS, Phase, Plan
 _FOREIGN = ("REDIS_URI", "KAFKA_BOOTSTRAP", "DATABASE_URL")
 EVENTS, BARS, _ = TOPICS
 _DRAIN_S = 180.0
+_REPLAY_S = 300.0
 
 
 @dataclass(slots=True)
@@ -178,7 +179,7 @@ class Stand:
         argv = self._argv("replay", "--dataset", "soak_range", "--from", start, "--to", end)
         process = await self._process("replay", argv)
         try:
-            await process.gone(120)
+            await process.gone(_REPLAY_S)
         finally:
             process.end()
         return process.result()

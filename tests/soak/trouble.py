@@ -57,7 +57,7 @@ class Trouble:
         }
         async with stand.batchers.watch, stand.inferrers.watch:
             for number in range(stand.plan.rounds):
-                order = self._rng.sample(list(blows), len(blows))
+                order = self._rng.sample(stand.plan.blows, len(stand.plan.blows))
                 if number == 0:
                     # First, so that its summary is of the calm phase.
                     order.sort(key=lambda what: what != "SIGTERM micro-batch")
