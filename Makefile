@@ -9,7 +9,7 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes \
   --no-header --no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench chaos docs build lock dev-down clean distclean
+.PHONY: help setup demo test lint format bench chaos soak docs build lock dev-down clean distclean
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: setup  ## Measure, beside what the raw clients do; BENCH=quick for a minu
 chaos: setup  ## Kill, stop and cut off everything for a while, and check every bar and signal
 	@$(BIN)/python -m tests.chaos $(ARGS)
 
+soak: setup  ## Load it for a quarter of an hour, with all that goes wrong, and judge what was promised
+	@$(BIN)/python -m tests.soak $(ARGS)
+
 docs: setup  ## Write the reference pages and the dashboards from the code
 	@$(BIN)/python -m docs $(ARGS)
 	@$(BIN)/python -m grafana
@@ -62,7 +65,7 @@ dev-down:  ## Stop the embedded services
 	@if [ -x $(BIN)/mdp ]; then $(BIN)/mdp dev down; else echo "nothing is set up, so nothing runs"; fi
 
 clean:  ## Remove what tools leave behind
-	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results chaos-results
+	@rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache bench-results chaos-results soak-results
 	@find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: dev-down clean  ## And stop the services and remove .venv

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from market_data_core.batch import BarBatch, extends
 from market_data_core.events import Bar
@@ -28,7 +28,8 @@ class RunStats:
         self.partitions: set[int] = set()
         self.watermarks: dict[tuple[int, str], int] = {}
         self.last_error = ""
-        self._delays: deque[float] = deque(maxlen=_DELAYS_KEPT)
+        self._delays = np.empty(_DELAYS_KEPT)
+        self._delays_noted = 0
         self._newest = BarBatch.empty()
         self._last_bars: dict[tuple[str, str, str], Bar] | None = {}
 
@@ -61,10 +62,16 @@ class RunStats:
         self.stale += committed.stale
         self.rejected += len(committed.rejected)
         self.dead_lettered += len(plan.dead_letters)
-        self._delays.extend((at - closable) / 1e6 for closable in plan.closable_at)
+        self._note_delays((at - np.array(plan.closable_at[-_DELAYS_KEPT:], np.int64)) / 1e6)
         for lane, watermark in plan.watermarks.items():
             self.watermarks[partition, lane] = watermark
         self._remember(committed)
+
+    def _note_delays(self, delays: NDArray[np.float64]) -> None:
+        """In place of the oldest ones."""
+        first = self._delays_noted % _DELAYS_KEPT
+        self._delays[np.arange(first, first + len(delays)) % _DELAYS_KEPT] = delays
+        self._delays_noted += len(delays)
 
     def _remember(self, committed: Committed) -> None:
         """The newest bar of each series, as columns: with many symbols, most are replaced before anybody looks."""
@@ -88,9 +95,9 @@ class RunStats:
 
     def delay_ms(self) -> dict[str, float | None]:
         """p50, p95 and p99 of the newest delays; None before the first bar."""
-        if not self._delays:
+        if not self._delays_noted:
             return {"p50": None, "p95": None, "p99": None}
-        values = np.percentile(np.array(self._delays), [50, 95, 99]).round(3).tolist()
+        values = np.percentile(self._delays[: self._delays_noted], [50, 95, 99]).round(3).tolist()
         return dict(zip(("p50", "p95", "p99"), values, strict=True))
 
     def watermark_delay_ms(self, now: int) -> float | None:
