@@ -206,7 +206,7 @@ def _distribution(found: Findings, figure: Figure) -> None:
     right.set_title("By load; dashed to the right: 1.5 windows, dotted: goal", pad=10)
     right.set_xlim(right=SLA_MS * 1.6)
     handles, _ = right.get_legend_handles_labels()
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=9.5)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9.5)
 
 
 def _backlog(found: Findings, figure: Figure) -> None:
