@@ -205,7 +205,8 @@ def _distribution(found: Findings, figure: Figure) -> None:
     right.set_ylabel("share of windows that took no longer")
     right.set_title("By load; dashed to the right: 1.5 windows, dotted: goal", pad=10)
     right.set_xlim(right=SLA_MS * 1.6)
-    right.legend(loc="lower right", fontsize=9, frameon=True, facecolor="white", edgecolor="none")
+    handles, _ = right.get_legend_handles_labels()
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9.5)
 
 
 def _backlog(found: Findings, figure: Figure) -> None:
@@ -255,7 +256,7 @@ def _memory(found: Findings, figure: Figure) -> None:
                 axes.annotate(
                     f"{line.slope:+.2f} MB/min",
                     (float(axis.of(at)[1]), float(middle[1])),
-                    (-4, 6),
+                    (-4, -15 if name == "infer" else 6),
                     textcoords="offset points",
                     ha="right",
                     fontsize=9,
