@@ -7,7 +7,7 @@ event are fixed by its place in the schedule: the same seed and start time give 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from hashlib import blake2b
@@ -109,15 +109,17 @@ class SyntheticProvider:
 
     def batches(self) -> Iterator[EventBatch]:
         """Batches in order of arrival; endless without a limit."""
-        start = self.clock.now() if self.spec.start_ts is None else self.spec.start_ts
-        start -= start % 1000
-        on_time = _schedule(self.spec, start)
+        on_time = _schedule(self.spec, self._start)
         if self.spec.rate == 0 and self.spec.start_ts is None:
-            on_time = _by_the_clock(on_time, start, self.clock)
+            on_time = _by_the_clock(on_time, self._start(), self.clock)
         on_time = _limited(on_time, self.spec)
         if self.spec.disorder_ms or self.spec.late_ratio or self.spec.duplicate_ratio:
             return _arrivals(on_time, self.spec)
         return on_time
+
+    def _start(self) -> int:
+        start = self.clock.now() if self.spec.start_ts is None else self.spec.start_ts
+        return start - start % 1000
 
 
 def provider(request: ProviderRequest) -> SyntheticProvider:
@@ -146,8 +148,9 @@ def _stream(spec: SyntheticSpec, purpose: int, symbol: str = "") -> np.random.Ge
     return np.random.default_rng([spec.seed, purpose, name])
 
 
-def _schedule(spec: SyntheticSpec, start: int) -> Iterator[EventBatch]:
-    """All events in schedule order: the symbols take turns, round after round."""
+def _schedule(spec: SyntheticSpec, begin: Callable[[], int]) -> Iterator[EventBatch]:
+    """All events in schedule order: the symbols take turns, round after round. ``begin`` is asked when the first of
+    them are made, which takes longer than a trade on its way may: the first is due now."""
     symbols = len(spec.symbols)
     series = tuple(Series(spec.provider, symbol, "tick", "1s") for symbol in spec.symbols)
     rate = spec.rate or UNPACED_RATE
@@ -163,6 +166,7 @@ def _schedule(spec: SyntheticSpec, start: int) -> Iterator[EventBatch]:
     code = np.tile(np.arange(symbols, dtype=np.int32), rounds)
     silences = _Silences(spec)
     done = 0
+    start: int | None = None
     while True:
         walk[:, 0] = walk[:, -1]
         for row, stream in enumerate(prices):
@@ -172,7 +176,9 @@ def _schedule(spec: SyntheticSpec, start: int) -> Iterator[EventBatch]:
         for row, stream in enumerate(sizes):
             stream.standard_exponential(out=size[row])
         price = _to_tick(np.exp(walk[:, 1:].T.ravel()), spec.price_tick)
-        at = _times(done * symbols, rounds * symbols, rate) + start
+        at = _times(done * symbols, rounds * symbols, rate)
+        start = begin() if start is None else start
+        at += start
         batch = EventBatch(
             series=series,
             code=code,
