@@ -206,7 +206,9 @@ async def test_clocks_that_differ_are_told_with_the_direction(empty: RedisServer
     clocks = {f.check: f for f in [*found, *of_store] if f.check.endswith("clock")}
     assert clocks.keys() == {"redis clock", "postgres clock"}
     for finding in clocks.values():
-        assert (finding.state, finding.found.startswith("+60")) == ("warn", True), finding
+        assert finding.state == "warn", finding
+        # A minute, give or take what a busy machine adds between two looks at a clock.
+        assert float(finding.found.partition(" ms")[0]) == pytest.approx(60_000, abs=20_000)
         assert "NTP" in finding.fix
 
 
