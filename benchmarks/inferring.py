@@ -75,7 +75,7 @@ async def rules(given: dict[str, Any]) -> Measured:
     from market_data_core.config import Settings
     from market_data_core.protocols import Committed
     from market_data_pipeline import telemetry
-    from market_data_pipeline.cli.inferring import inference
+    from market_data_pipeline.cli.inferring import deciding, inference
     from market_data_pipeline.consumers.partition_logic import Plan
     from market_data_pipeline.consumers.signal_stats import SignalStats
     from market_data_pipeline.streaming.redis_bus import RedisBus
@@ -100,10 +100,10 @@ async def rules(given: dict[str, Any]) -> Measured:
     )
     told = telemetry.InferenceMetrics(telemetry.Metrics(), given["topic"])
     async with (
+        deciding(settings, "rules", told) as decider,
         RedisBus(given["redis"]) as bus,
         await StoreClient.connect(given["database"]) as store,
-        inference(settings, "rules", bus, store, stats, told, MEMBER) as consumer,
     ):
-        await consumer.run(stop)
+        await inference(settings, decider, bus, store, stats, told, MEMBER).run(stop)
     momentum = sum(n for name, n in stats.by_name.items() if name.startswith("price_momentum"))
     return watch.result(given["bars"], signals=stats.stored, momentum=momentum, flushes=stats.flushes)

@@ -15,6 +15,7 @@
     │       └── BusNotReady       retriable   it is there, and still reading its files or electing a master
     └── StoreError                exit 1
         ├── StoreUnavailable      retriable
+        │   └── StoreNotReady     retriable   it is there, and still starting or recovering
         ├── SchemaOutOfDate       exit 1
         └── Fenced                a newer owner holds the partition: drop the state and stop
 
@@ -103,6 +104,10 @@ class StoreUnavailable(StoreError):
     """The store cannot be reached now; the same call may succeed later."""
 
     retriable = True
+
+
+class StoreNotReady(StoreUnavailable):
+    """The store answers that it takes nobody in now; it will by itself."""
 
 
 class SchemaOutOfDate(StoreError):

@@ -11,13 +11,16 @@ import psycopg
 from psycopg import errors as pg
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from market_data_core.errors import SchemaOutOfDate, StoreError, StoreUnavailable
+from market_data_core.errors import SchemaOutOfDate, StoreError, StoreNotReady, StoreUnavailable
 from market_data_core.redact import redact
 
 FIX_SCHEMA: Final = "run `mdp store upgrade`"
 _BAD_URL = re.compile(
     r"invalid (integer value|connection option|URI|port)|in connection info string|invalid dsn"
 )
+_STARTING = re.compile(r"the database system is (starting up|not yet accepting connections|in recovery mode)")
+"""What PostgreSQL says while it reads its log. A failure to connect carries no SQLSTATE, so the words must do; a server
+that says it in another language is taken for one that is away."""
 _DRIVER = re.compile(r"\A(postgres(?:ql)?)\+\w+://")
 UNREACHABLE: Final = (
     psycopg.OperationalError,
@@ -60,6 +63,8 @@ def translate(error: BaseException, url: str) -> StoreError:
         return StoreError(f"{where}: {said}: grant it to the user, or use another one in DATABASE_URL")
     if isinstance(error, psycopg.Error) and _BAD_URL.search(said):
         return StoreError(f"{where} is not a database URL ({said}): write postgresql://user@host:port/name")
+    if isinstance(error, psycopg.OperationalError) and _STARTING.search(said):
+        return StoreNotReady(f"PostgreSQL at {where} takes nobody in yet ({said}): wait until it has started")
     if isinstance(error, UNREACHABLE):
         return StoreUnavailable(f"cannot use PostgreSQL at {where} now ({said}): check that it runs")
     return StoreError(f"{where} refused a command: {said}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Final
 
 import psycopg
 
+from market_data_core.clock import Clock, SystemClock
 from market_data_store.connection import libpq_url, translated
 
 OLDEST: Final = 15
@@ -30,8 +30,8 @@ class Health:
     at_risk: tuple[str, ...]
 
 
-def health(url: str) -> Health:
-    """Ask the server.
+def health(url: str, clock: Clock | None = None) -> Health:
+    """Ask the server; ``clock`` is what its own is compared with.
 
     Raises:
         StoreUnavailable, StoreError: it cannot be reached, or refuses.
@@ -49,16 +49,16 @@ def health(url: str) -> Health:
         rows = wire.execute(
             "SELECT name, setting FROM pg_settings WHERE name = ANY(%s)", [list(durable)]
         ).fetchall()
-        best = min((_clock(wire) for _ in range(3)), key=lambda sample: sample[1])
+        best = min((_clock(wire, clock or SystemClock()) for _ in range(3)), key=lambda sample: sample[1])
     assert row is not None  # noqa: S101 - a select without a table gives a row
     risky = tuple(f"{name} = {value}" for name, value in sorted(rows) if value == "off")
     return Health(str(row[0]), int(row[1]), best[0], best[1], int(row[2]), int(row[3]), risky)
 
 
-def _clock(wire: psycopg.Connection) -> tuple[int, int]:
+def _clock(wire: psycopg.Connection, clock: Clock) -> tuple[int, int]:
     """``(offset, round trip)`` in ns, as NTP estimates it: the answer was made half way."""
-    begin, wall = time.monotonic_ns(), time.time_ns()
+    begin, wall = clock.monotonic(), clock.now()
     row = wire.execute("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").fetchone()
-    trip = time.monotonic_ns() - begin
+    trip = clock.monotonic() - begin
     assert row is not None  # noqa: S101
     return int(row[0]) * 1000 - (wall + trip // 2), trip

@@ -13,13 +13,14 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_fixed
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from market_data_core.clock import SystemClock
 from market_data_core.config import Settings
-from market_data_core.errors import BusNotReady, MdpError
+from market_data_core.errors import BusNotReady, MdpError, StoreNotReady
 from market_data_core.protocols import BarSink, Claim
 from market_data_core.redact import redact
+from market_data_pipeline.cli import context
 from market_data_pipeline.consumers.exactly_once import (
     ConsumerSettings,
     ExactlyOnceConsumer,
@@ -97,14 +98,38 @@ def micro_batcher(
 async def topic_of(bus: Bus, topic: str, partitions: int) -> None:
     """Have ``topic``. A bus that has just come back and reads its files is waited for, as whoever restarts workers with
     it would have to; one that cannot be reached is an error at once."""
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(BusNotReady),
-        wait=wait_fixed(0.5),
-        stop=stop_after_delay(_READY_SECONDS),
-        reraise=True,
-    ):
+    async for attempt in _while_starting():
         with attempt:
             await bus.ensure_topic(topic, partitions)
+
+
+async def store_of(settings: Settings) -> StoreClient:
+    """A connection pool to the store. A database that is still starting is waited for, as a bus is by
+    :func:`topic_of`; one that cannot be reached is an error at once."""
+    async for attempt in _while_starting():
+        with attempt:
+            return await context.open_store(settings)
+    raise AssertionError("tenacity ends with a result or an error")
+
+
+def _while_starting() -> AsyncRetrying:
+    """Tries, as long as a server says that it will be there by itself, and not for ever."""
+
+    def tell(state: RetryCallState) -> None:
+        if state.attempt_number == 1 and state.outcome is not None:
+            log.warning(
+                "a server is still starting; waiting for it",
+                at_most_s=_READY_SECONDS,
+                error=str(state.outcome.exception()),
+            )
+
+    return AsyncRetrying(
+        retry=retry_if_exception_type((BusNotReady, StoreNotReady)),
+        wait=wait_fixed(0.5),
+        stop=stop_after_delay(_READY_SECONDS),
+        before_sleep=tell,
+        reraise=True,
+    )
 
 
 def spare_collector() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from market_data_pipeline.cli import context
-from market_data_pipeline.cli.store_formats import BarFormat
+from market_data_pipeline.cli.store_formats import BatchFormat
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,7 @@ def features(
         str | None,
         typer.Option("--names", metavar="A,B", help="Which features (default: those of features.windows)."),
     ] = None,
-    format: Annotated[BarFormat | None, typer.Option("--format", help="How to print rows.")] = None,
+    format: Annotated[BatchFormat | None, typer.Option("--format", help="How to print rows.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to stdout.")
     ] = None,

@@ -70,7 +70,7 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
 
     from market_data_pipeline import telemetry, tracing
     from market_data_pipeline.cli import batching
-    from market_data_pipeline.cli.inferring import inference
+    from market_data_pipeline.cli.inferring import deciding, inference
     from market_data_pipeline.consumers.signal_stats import SignalStats
     from market_data_pipeline.consumers.stats import Observers
 
@@ -85,13 +85,14 @@ async def _consume(settings: Settings, adapter: str, until_idle: float | None, a
         telemetry.exporter(metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health),
     ):
         async with (
+            deciding(settings, adapter, told) as decider,
             await context.open_bus(settings) as bus,
-            await context.open_store(settings) as store,
-            inference(
-                settings, adapter, bus, store, Observers(stats, told), told, member=me.member, traces=traces
-            ) as consumer,
+            await batching.store_of(settings) as store,
         ):
             await batching.topic_of(bus, redis.bars_stream, redis.partitions)
+            consumer = inference(
+                settings, decider, bus, store, Observers(stats, told), told, member=me.member, traces=traces
+            )
             with contextlib.suppress(asyncio.CancelledError):
                 async with (
                     telemetry.watching(metrics, health, bus, store.ping, [me]),

@@ -38,26 +38,35 @@ def adapter_of(settings: Settings) -> str | None:
 
 
 @asynccontextmanager
-async def inference(
+async def deciding(
+    settings: Settings, adapter: str, told: InferenceObserver | None = None
+) -> AsyncIterator[Decider]:
+    """What decides, opened before anything is connected to or started: a wrong model or rule is refused first.
+
+    Raises:
+        MdpError: the adapter cannot be had as it is configured.
+    """
+    decider = Decider.from_settings(settings, adapter, SystemClock(), told)
+    async with decider.engine:
+        yield decider
+
+
+def inference(
     settings: Settings,
-    adapter: str,
+    decider: Decider,
     bus: Bus,
     store: StoreClient,
     observer: Observer,
     told: InferenceObserver | None = None,
     member: str | None = None,
     traces: Traces = UNTRACED,
-) -> AsyncIterator[ExactlyOnceConsumer]:
-    """A member of the group of inference, not yet running; what decides is closed when the block ends.
+) -> ExactlyOnceConsumer:
+    """A member of the group of inference, not yet running; ``decider`` belongs to whoever made it.
 
-    ``observer`` is told of what it commits, ``metrics`` of what it computes.
-
-    Raises:
-        MdpError: the adapter cannot be had as it is configured.
+    ``observer`` is told of what it commits, ``told`` of what it computes.
     """
     redis, clock = settings.bus.redis, SystemClock()
     interval = interval_of(settings)
-    decider = Decider.from_settings(settings, adapter, clock, told)
 
     def logic(claim: Claim) -> PartitionLogic:
         signals = PartitionSignals(
@@ -81,9 +90,6 @@ async def inference(
         static=bool(settings.bus.member),
     )
     spare_collector()
-    try:
-        yield ExactlyOnceConsumer(
-            traces.consuming(bus), traces.sink(store, INFERRING), consumer, logic, clock, observer
-        )
-    finally:
-        await decider.engine.close()
+    return ExactlyOnceConsumer(
+        traces.consuming(bus), traces.sink(store, INFERRING), consumer, logic, clock, observer
+    )

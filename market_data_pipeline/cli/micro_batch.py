@@ -73,7 +73,7 @@ async def _consume(settings: Settings, until_idle: float | None, as_json: bool) 
     ):
         async with (
             await context.open_bus(settings) as bus,
-            await context.open_store(settings) as store,
+            await batching.store_of(settings) as store,
         ):
             await batching.topic_of(bus, redis.stream, redis.partitions)
             consumer = batching.micro_batcher(settings, bus, store, observer, member=me.member, traces=traces)

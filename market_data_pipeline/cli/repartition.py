@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from market_data_pipeline.cli import context
+from market_data_pipeline.cli import context, spans
 
 if TYPE_CHECKING:
     from market_data_core.config import Settings
@@ -41,7 +41,7 @@ def repartition(
 
     settings = context.settings(ctx)
     redis = settings.bus.redis
-    name = topic or redis.stream
+    name = redis.stream if topic is None else spans.topic("--topic", topic)
     following = [redis.bars_stream, redis.signals_stream]
     if name in following:
         raise UsageError(

@@ -92,7 +92,7 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
     from market_data_pipeline import telemetry, tracing
     from market_data_pipeline.audit import Audit
     from market_data_pipeline.cli import batching
-    from market_data_pipeline.cli.inferring import adapter_of, inference
+    from market_data_pipeline.cli.inferring import adapter_of, deciding, inference
     from market_data_pipeline.cli.live import LiveView
     from market_data_pipeline.cli.producing import live_runner
     from market_data_pipeline.consumers.signal_stats import SignalStats
@@ -116,34 +116,36 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
         tracing.traces(settings, "run") as traces,
         telemetry.exporter(metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health),
     ):
-        async with (
-            await context.open_bus(settings) as bus,
-            await context.open_store(settings) as store,
-            contextlib.AsyncExitStack() as stack,
-        ):
+        async with contextlib.AsyncExitStack() as stack:
+            told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
+            decider = None
+            if adapter is not None:
+                decider = await stack.enter_async_context(deciding(settings, adapter, told))
+            bus = await stack.enter_async_context(await context.open_bus(settings))
+            store = await stack.enter_async_context(await batching.store_of(settings))
             await batching.topic_of(bus, redis.stream, redis.partitions)
             consumers = [
                 batching.micro_batcher(
                     settings, bus, store, observer, member=members[0].member, traces=traces
                 )
             ]
-            if adapter is not None:
+            if decider is not None:
                 await batching.topic_of(bus, redis.bars_stream, redis.partitions)
-                told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
                 me = telemetry.Membership(
                     redis.bars_stream, settings.inference.group, batching.member_name(settings)
                 )
-                making = inference(
-                    settings,
-                    adapter,
-                    bus,
-                    store,
-                    Observers(signals, told),
-                    told,
-                    member=me.member,
-                    traces=traces,
+                consumers.append(
+                    inference(
+                        settings,
+                        decider,
+                        bus,
+                        store,
+                        Observers(signals, told),
+                        told,
+                        member=me.member,
+                        traces=traces,
+                    )
                 )
-                consumers.append(await stack.enter_async_context(making))
                 members.append(me)
             runner = live_runner(
                 settings,

@@ -1,4 +1,4 @@
-"""Times, durations and symbols as they are given on the command line."""
+"""Times, durations, symbols and topics as they are given on the command line."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ def names(symbols: list[str] | None) -> list[str] | None:
     if not symbols:
         return None
     return [name for part in symbols for name in part.split(",") if name]
+
+
+def topic(option: str, text: str) -> str:
+    """The topic given with ``option``.
+
+    Raises:
+        UsageError: no bus can have one of that name.
+    """
+    from market_data_core.errors import BusError, UsageError
+    from market_data_pipeline.streaming.partitions import check_topic
+
+    try:
+        return check_topic(text)
+    except BusError as error:
+        raise UsageError(f"{option}: {error}") from None
 
 
 @overload

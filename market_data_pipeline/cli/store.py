@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from market_data_pipeline.cli import context, spans
-from market_data_pipeline.cli.store_formats import BarFormat, RowFormat
+from market_data_pipeline.cli.store_formats import BatchFormat, RowFormat
 
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from market_data_core.events import Signal
     from market_data_store.job_runs import JobRecord
 
 app = typer.Typer(help="Migrate the database; read bars, signals and the job log.", no_args_is_help=True)
@@ -28,6 +27,10 @@ From = Annotated[
 ]
 To = Annotated[str | None, typer.Option("--to", metavar="T", help="End, exclusive, in the same form.")]
 FormatOption = Annotated[RowFormat | None, typer.Option("--format", help="How to print rows.")]
+BatchFormatOption = Annotated[BatchFormat | None, typer.Option("--format", help="How to print rows.")]
+Output = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to stdout.")
+]
 
 
 @app.command()
@@ -115,10 +118,8 @@ def bars(
     start: From = None,
     end: To = None,
     provider: Provider = None,
-    format: Annotated[BarFormat | None, typer.Option("--format", help="How to print rows.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write there, not to stdout.")
-    ] = None,
+    format: BatchFormatOption = None,
+    output: Output = None,
 ) -> None:
     """Stored bars, ordered by symbol and time.
 
@@ -161,15 +162,17 @@ def signals(
     end: To = None,
     provider: Provider = None,
     limit: Annotated[int | None, typer.Option("--limit", min=1, help="At most so many.")] = None,
-    format: FormatOption = None,
+    format: BatchFormatOption = None,
+    output: Output = None,
 ) -> None:
     """Stored signals, ordered by symbol, time, provider and name.
 
-    CSV columns: provider,symbol,ts,name,value,score,meta (ts as RFC 3339 UTC, meta as JSON, or empty).
+    Columns: provider,symbol,ts,name,value,score,meta (in CSV ts as RFC 3339 UTC; meta as JSON, or empty).
 
     \b
     mdp store signals --symbol SPY --name vwap_cross_up
     mdp store signals --from 2025-10-24 --to 2025-10-25 --format csv > signals.csv
+    mdp store signals --format parquet --output signals.parquet
     """
     from itertools import islice
 
@@ -191,9 +194,9 @@ def signals(
                 end=until,
                 page=min(limit or PAGE, PAGE),
             )
-            with store_formats.row_writer(chosen, store_formats.SIGNAL_COLUMNS) as write:
+            with store_formats.signal_writer(chosen, output) as write:
                 async for page in pages:
-                    write([_signal(found) for found in islice(page, left)])
+                    write(list(islice(page, left)))
                     if left is not None:
                         left -= min(left, len(page))
                         if not left:
@@ -236,20 +239,6 @@ def jobs(
     found = context.run(read())
     columns = ("id", "job", "outcome", "started_at", "finished_at", "host", "pid", "counters", "error")
     store_formats.show(chosen, columns, found)
-
-
-def _signal(signal: Signal) -> dict[str, Any]:
-    from market_data_core.codecs import format_time
-
-    return {
-        "provider": signal.provider,
-        "symbol": signal.symbol,
-        "ts": format_time(signal.ts),
-        "name": signal.name,
-        "value": signal.value,
-        "score": signal.score,
-        "meta": signal.meta,
-    }
 
 
 def _job(record: JobRecord) -> dict[str, Any]:

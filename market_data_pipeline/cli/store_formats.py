@@ -16,6 +16,7 @@ from market_data_pipeline.cli import context
 
 if TYPE_CHECKING:
     from market_data_core.batch import I32, BarBatch
+    from market_data_core.events import Signal
 
 _Batch_contra = TypeVar("_Batch_contra", contravariant=True)
 
@@ -35,7 +36,7 @@ BAR_COLUMNS: Final = (
 )
 
 SIGNAL_COLUMNS: Final = ("provider", "symbol", "ts", "name", "value", "score", "meta")
-"""``meta`` is JSON in a table and in CSV; nothing where there is none."""
+"""``meta`` is JSON in a table, in CSV and in Parquet; nothing where there is none."""
 
 
 class RowFormat(StrEnum):
@@ -46,8 +47,8 @@ class RowFormat(StrEnum):
     CSV = "csv"
 
 
-class BarFormat(StrEnum):
-    """What bars can be printed as."""
+class BatchFormat(StrEnum):
+    """What bars, features and signals can be printed as, also to a file."""
 
     TABLE = "table"
     JSON = "json"
@@ -137,9 +138,53 @@ class _Bars:
         return columns
 
 
+class _Signals:
+    """Signals as they are stored; ``meta`` is JSON, or what it says where the whole row becomes ``as_json``."""
+
+    columns = SIGNAL_COLUMNS
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def rows(self, batch: Sequence[Signal]) -> list[tuple[Any, ...]]:
+        from market_data_core.codecs import format_time
+
+        return [
+            (
+                s.provider,
+                s.symbol,
+                format_time(s.ts),
+                s.name,
+                s.value,
+                s.score,
+                s.meta if self._as_json else _cell(s.meta),
+            )
+            for s in batch
+        ]
+
+    def schema(self) -> Any:
+        import pyarrow as pa
+
+        words = pa.dictionary(pa.int32(), pa.string())
+        kinds = (words, words, pa.timestamp("ns", tz="UTC"), words, pa.float64(), pa.float64(), pa.string())
+        return pa.schema(list(zip(self.columns, kinds, strict=True)))
+
+    def arrays(self, batch: Sequence[Signal]) -> list[Any]:
+        import pyarrow as pa
+
+        values = ([getattr(s, name) for s in batch] for name in self.columns[:-1])
+        columns = [*values, [_cell(s.meta) or None for s in batch]]
+        return [pa.array(v, kind) for v, kind in zip(columns, self.schema().types, strict=True)]
+
+
 def bar_writer(name: str, path: Path | None) -> AbstractContextManager[Callable[[BarBatch], None]]:
     """:func:`writer` for bars."""
     return writer(name, path, _Bars())
+
+
+def signal_writer(name: str, path: Path | None) -> AbstractContextManager[Callable[[Sequence[Signal]], None]]:
+    """:func:`writer` for signals."""
+    return writer(name, path, _Signals(as_json=name == "json"))
 
 
 @contextmanager

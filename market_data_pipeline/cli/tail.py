@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from market_data_pipeline.cli import context
+from market_data_pipeline.cli import context, spans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +42,7 @@ def tail(
     context.run(
         _tail(
             settings,
-            topic or settings.bus.redis.stream,
+            settings.bus.redis.stream if topic is None else spans.topic("--topic", topic),
             wanted,
             follow,
             from_start,

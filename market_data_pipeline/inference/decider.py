@@ -12,17 +12,20 @@ from market_data_pipeline.features.definitions import Feature, definitions
 from market_data_pipeline.inference.adapter import InferenceAdapter
 from market_data_pipeline.inference.adapters.registry import open_adapter
 from market_data_pipeline.inference.engine import InferenceEngine
-from market_data_pipeline.inference.observer import EngineObserver
+from market_data_pipeline.inference.observer import EngineObserver, Unobserved
 
 
 @runtime_checkable
 class Refreshing(Protocol):
     """An adapter that looks after what it was made of, such as a file of rules."""
 
+    name: str
     generation: int
+    failures: int
 
     def refresh(self, now: int) -> bool:
-        """Look, if it is time to (monotonic ns), and tell whether something changed."""
+        """Look, if it is time to (monotonic ns), and tell whether something changed. ``failures`` grows when it did and
+        cannot be used."""
         ...
 
 
@@ -33,12 +36,18 @@ class Decider:
     """
 
     def __init__(
-        self, engine: InferenceEngine, features: Features, refreshing: tuple[Refreshing, ...], clock: Clock
+        self,
+        engine: InferenceEngine,
+        features: Features,
+        refreshing: tuple[Refreshing, ...],
+        clock: Clock,
+        observer: EngineObserver | None = None,
     ) -> None:
         self.engine = engine
         self._settings = features
         self._refreshing = refreshing
         self._clock = clock
+        self._observer = observer or Unobserved()
 
     @classmethod
     def from_settings(
@@ -66,7 +75,7 @@ class Decider:
         )
         candidates: tuple[object, ...] = (chosen, fallback)
         refreshing = tuple(a for a in candidates if isinstance(a, Refreshing))
-        decider = cls(engine, settings.features, refreshing, clock)
+        decider = cls(engine, settings.features, refreshing, clock, observer)
         decider.features(parse_interval(interval_of(settings)))
         return decider
 
@@ -78,7 +87,10 @@ class Decider:
         """Let what decides look after its files. Between two calls nothing changes."""
         now = self._clock.monotonic()
         for adapter in self._refreshing:
+            before = adapter.failures
             adapter.refresh(now)
+            if adapter.failures > before:
+                self._observer.failed(adapter.name, "reload")
 
     def features(self, interval_ns: int) -> tuple[Feature, ...]:
         """What the adapters read, of bars of ``interval_ns``.

@@ -8,12 +8,13 @@ from typing import Literal, Protocol
 from market_data_core.batch import I32
 from market_data_core.events import BarSeries
 
-Reason = Literal["exception", "result", "timeout", "busy", "hangs", "open"]
-"""Why there are no decisions of an adapter.
+Reason = Literal["exception", "result", "timeout", "busy", "hangs", "open", "reload"]
+"""Why there are no decisions of an adapter, or not those that were wanted.
 
 ``exception``: it raised. ``result``: what it returned are no decisions. ``timeout``: it took too long. ``busy``: no
 thread was free in time. ``hangs``: every thread is held by a call that took too long and has not ended yet. ``open``:
-it failed too often and is left alone for now, and there is nothing to fall back to.
+it failed too often and is left alone for now, and there is nothing to fall back to. ``reload``: the file that it is
+made of has changed and cannot be used, so it decides as before.
 """
 
 State = Literal["closed", "open", "half-open"]
@@ -35,7 +36,7 @@ class EngineObserver(Protocol):
         ...
 
     def failed(self, adapter: str, reason: Reason) -> None:
-        """A batch has no decisions of ``adapter``."""
+        """A batch has no decisions of ``adapter``, or its file cannot be used (``reload``)."""
         ...
 
     def state(self, adapter: str, state: State) -> None:

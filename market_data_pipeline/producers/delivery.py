@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 from typing import Final, Protocol
 
+import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from market_data_core.codecs import EventDecoder
@@ -21,8 +22,10 @@ from market_data_core.errors import BusUnavailable
 from market_data_core.frames import FRAME_BYTE
 from market_data_core.partitioner import partition_of
 from market_data_pipeline.producers.framing import Framer, Parcel
-from market_data_pipeline.producers.spool import Spool, Spooled
+from market_data_pipeline.producers.spool import Spool, Spooled, SpoolFull
 from market_data_pipeline.streaming.bus import Bus
+
+log = structlog.get_logger(__name__)
 
 MEMORY_BYTES: Final = 1 << 24
 """Most bytes of parcels in memory that are not on the bus yet."""
@@ -81,6 +84,7 @@ class Delivery:
         self._queue: deque[Parcel] = deque()
         self._bytes = 0
         self._spooling = spool is not None and len(spool) > 0
+        self._full = False
         self._ending = False
         self._work = asyncio.Event()
         self._room = asyncio.Event()
@@ -148,7 +152,16 @@ class Delivery:
                 continue
             self._spooling = self._spool is not None
             if not self._to_disk():
-                await self._persist(self._publish_front)
+                # Nothing may be moved to the disk from under what is being published.
+                self._spooling = False
+                await self._persist(self._publish_or_spool)
+
+    async def _publish_or_spool(self) -> BusUnavailable | None:
+        """Again, after the disk was full: it may have room by now."""
+        if self._to_disk():
+            self._spooling = True
+            return None
+        return await self._publish_front()
 
     async def _publish_front(self) -> BusUnavailable | None:
         """Publishes the first parcels of the queue, which keeps those that could not be."""
@@ -223,6 +236,7 @@ class Delivery:
 
             async def publish() -> BusUnavailable | None:
                 nonlocal left
+                self._to_disk()  # what a full disk did not take
                 left, failure = await self._publish(left)
                 return failure
 
@@ -231,7 +245,7 @@ class Delivery:
             self._observer.spool_depth(spool.events, spool.bytes)
 
     def _to_disk(self) -> bool:
-        """Moves the queue to the spool as far as that has room; whether it moved anything."""
+        """Moves the queue to the spool as far as that and its disk have room; whether it moved anything."""
         spool = self._spool
         if spool is None:
             return False
@@ -245,14 +259,26 @@ class Delivery:
             return False
         try:
             spool.append(self._partitions, moving)
+        except SpoolFull as error:
+            # As at the bound of the spool: memory holds what it may, then the source waits or drops.
+            self._queue.extendleft(reversed(moving))
+            self._say_full(error)
+            return False
         except BaseException:
             self._queue.extendleft(reversed(moving))
             raise
+        self._full = False
         self._bytes -= size
         self._observer.spooled(sum(p.events for p in moving))
         self._observer.spool_depth(spool.events, spool.bytes)
         self._room.set()
         return True
+
+    def _say_full(self, error: SpoolFull) -> None:
+        """Once for each time that the disk fills up."""
+        if not self._full:
+            self._full = True
+            log.warning("the disk of the spool is full; events wait in memory", error=str(error))
 
     def _fitting(self, spooled: Spooled) -> list[Parcel]:
         """The parcel as the topic is cut now: it may have another number of partitions than at the time."""

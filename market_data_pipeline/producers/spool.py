@@ -6,6 +6,7 @@ holds it at a time, by a lock beside it; a second producer of the same name take
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ CREATE TABLE IF NOT EXISTS parcels (
     events INTEGER NOT NULL, size INTEGER NOT NULL, records BLOB NOT NULL
 )
 """
+_FULL: Final = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
+"""What SQLite says of a disk without room; the second where a quota or a limit of the process ends a write."""
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[tuple[str, bytes, str | None]]).decode
 
@@ -41,6 +44,12 @@ class Spooled(NamedTuple):
 
 class SpoolError(MdpError):
     """The spool cannot be written or read; the message names the file."""
+
+
+class SpoolFull(SpoolError):
+    """The disk has no room, for now. Nothing was written; what is on it stays."""
+
+    retriable = True
 
 
 class Spool:
@@ -63,6 +72,8 @@ class Spool:
             )
             held: tuple[int, int, int] = row.fetchone()
         self.parcels, self.events, self.bytes = held
+        self._removed = 0
+        """The last parcel that is on the bus, also where a full disk does not let its row be deleted yet."""
 
     @classmethod
     def open(cls, folder: Path, name: str, max_bytes: int) -> Self:
@@ -146,7 +157,8 @@ class Spool:
         size = 0
         with self._told():
             rows = self._db.execute(
-                "SELECT id, partitions, partition, events, size, records FROM parcels ORDER BY id"
+                "SELECT id, partitions, partition, events, size, records FROM parcels WHERE id > ? ORDER BY id",
+                (self._removed,),
             )
             for ident, partitions, partition, events, bytes_, packed in rows:
                 size += bytes_
@@ -158,10 +170,14 @@ class Spool:
         return out
 
     def remove(self, done: Sequence[Spooled]) -> None:
-        """Forget parcels that are on the bus."""
-        ids = [(s.id,) for s in done]
-        with self._told(), self._transaction():
-            self._db.executemany("DELETE FROM parcels WHERE id = ?", ids)
+        """Forget the first parcels, which are on the bus.
+
+        A full disk does not take a deletion either. Then their rows go with those of a later call, or are published
+        again by the next start, which readers dedupe.
+        """
+        self._removed = max((s.id for s in done), default=self._removed)
+        with contextlib.suppress(SpoolFull), self._told(), self._transaction():
+            self._db.execute("DELETE FROM parcels WHERE id <= ?", (self._removed,))
         self.parcels -= len(done)
         self.events -= sum(s.parcel.events for s in done)
         self.bytes -= sum(s.parcel.size for s in done)
@@ -190,7 +206,8 @@ class Spool:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            raise SpoolError(
+            kind = SpoolFull if getattr(error, "sqlite_errorcode", None) in _FULL else SpoolError
+            raise kind(
                 f"the spool {self.path} cannot be used: {error}; free the disk, or move the file away (its events "
                 "are then not published)"
             ) from error

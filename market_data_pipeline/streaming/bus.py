@@ -88,7 +88,11 @@ class Poll:
 
 @dataclass(frozen=True, slots=True)
 class GroupPartition:
-    """One partition of one consumer group, for operators."""
+    """One partition of one consumer group, for operators.
+
+    ``lease_left_ms``: how long it is the owner's unless renewed, negative when for ever; None where nobody owns it, or
+    the driver has no leases.
+    """
 
     partition: int
     owner: str | None
@@ -96,6 +100,7 @@ class GroupPartition:
     lag_ms: int
     pending: int
     oldest_pending_ms: int
+    lease_left_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

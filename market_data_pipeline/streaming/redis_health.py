@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
+from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import BusUnavailable
 from market_data_pipeline.streaming.redis_wire import RedisServer, Wire, pack
 
@@ -18,8 +18,9 @@ OLDEST: Final = (6, 2)
 
 @dataclass(frozen=True, slots=True)
 class NodeHealth:
-    """One server. ``fsync`` and ``eviction`` are None where a provider keeps CONFIG to itself; ``replicas`` are
-    those connected; ``clock_ns`` is how far its clock is ahead of ours, to within half of ``round_trip_ns``."""
+    """One server. ``fsync`` is None where a provider keeps CONFIG to itself, ``eviction`` where it tells it nowhere;
+    ``used_bytes`` of ``max_bytes`` (0: no bound) are its memory; ``replicas`` are those connected; ``clock_ns`` is how
+    far its clock is ahead of ours, to within half of ``round_trip_ns``."""
 
     place: str
     version: str
@@ -28,6 +29,8 @@ class NodeHealth:
     aof_failing: bool
     fsync: str | None
     eviction: str | None
+    used_bytes: int
+    max_bytes: int
     replicas: int
     clock_ns: int
     round_trip_ns: int
@@ -61,18 +64,21 @@ class ClusterHealth:
     away: list[str]
 
 
-async def nodes_of(server: RedisServer, without: Collection[str] = ()) -> list[NodeHealth]:
+async def nodes_of(
+    server: RedisServer, without: Collection[str] = (), clock: Clock | None = None
+) -> list[NodeHealth]:
     """Every server that has keys: the masters of a cluster but those in ``without``, or the one.
 
     Raises:
         BusUnavailable, BusError: one of them does not answer, or refuses us.
     """
     await server.settle()
+    clock = clock or SystemClock()
     found = []
     for place in (place for place in server.places() if place not in without):
         wire = server.wire_at(place)
         try:
-            found.append(await _node(server, wire, place))
+            found.append(await _node(server, wire, place, clock))
         finally:
             await wire.close()
     return found
@@ -102,17 +108,14 @@ async def cluster_of(server: RedisServer) -> ClusterHealth | None:
     return ClusterHealth(about["cluster_state"], int(about["cluster_slots_ok"]), len(places), away)
 
 
-async def _node(server: RedisServer, wire: Wire, place: str) -> NodeHealth:
-    text, *hidden = await wire.exchange(
-        pack("INFO"), pack("CONFIG", "GET", "appendfsync"), pack("CONFIG", "GET", "maxmemory-policy")
-    )
-    began, wall = time.monotonic_ns(), time.time_ns()
+async def _node(server: RedisServer, wire: Wire, place: str, clock: Clock) -> NodeHealth:
+    text, hidden = await wire.exchange(pack("INFO"), pack("CONFIG", "GET", "appendfsync"))
+    began, wall = clock.monotonic(), clock.now()
     (told,) = await wire.exchange(pack("TIME"))
-    trip = time.monotonic_ns() - began
+    trip = clock.monotonic() - began
     server.check([text, told])
     about = _pairs(text)
     version = about["redis_version"]
-    fsync, eviction = map(_setting, hidden)
     seconds, micros = map(int, told)
     return NodeHealth(
         place=place,
@@ -120,8 +123,10 @@ async def _node(server: RedisServer, wire: Wire, place: str) -> NodeHealth:
         number=tuple(map(int, re.findall(r"\d+", version)[:2])),
         aof=about.get("aof_enabled") == "1",
         aof_failing=about.get("aof_last_write_status") == "err",
-        fsync=fsync,
-        eviction=eviction,
+        fsync=_setting(hidden),
+        eviction=about.get("maxmemory_policy"),
+        used_bytes=int(about.get("used_memory", 0)),
+        max_bytes=int(about.get("maxmemory", 0)),
         replicas=int(about.get("connected_slaves", 0)),
         clock_ns=(seconds * 1_000_000 + micros) * 1000 - (wall + trip // 2),
         round_trip_ns=trip,

@@ -13,6 +13,8 @@ from market_data_pipeline.streaming.redis_topics import lease_key, members_key, 
 from market_data_pipeline.streaming.redis_wire import RedisServer, Reply, Wire, pack
 
 _COUNT_STEP: Final = 10_000
+_NO_KEY: Final = -2
+"""What PTTL says of a key that is not there."""
 _COUNT: Final = """
 local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
 if #entries == 0 then return {0, ''} end
@@ -62,13 +64,17 @@ class RedisStatus:
     async def _partition(self, number: int, stream: str, about: dict[bytes, Any], now: int) -> GroupPartition:
         group = about[b"name"]
         after = b"(" + about[b"last-delivered-id"]
-        token, pending, following = await self._ask(
+        lease = lease_key(stream, group.decode())
+        token, left, pending, following = await self._ask(
             stream,
-            pack("GET", lease_key(stream, group.decode())),
+            pack("GET", lease),
+            pack("PTTL", lease),
             pack("XPENDING", stream, group),
             pack("XRANGE", stream, after, "+", "COUNT", 1),
         )
         count, oldest = pending[:2]
+        if left == _NO_KEY:  # it ended between the two
+            token = None
         return GroupPartition(
             partition=number,
             owner=None if token is None else owner_of(token),
@@ -76,6 +82,7 @@ class RedisStatus:
             lag_ms=_age(now, following[0][0]) if following else 0,
             pending=count,
             oldest_pending_ms=_age(now, oldest) if oldest else 0,
+            lease_left_ms=None if token is None else left,
         )
 
     async def _lag(self, stream: str, about: dict[bytes, Any]) -> int:

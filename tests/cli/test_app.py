@@ -408,7 +408,7 @@ def test_doctor_finds_the_embedded_services_well(mdp: Mdp) -> None:
     findings = {row["check"]: row for row in map(json.loads, ended.out.splitlines())}
     for check in ("configuration", "redis", "redis durability", "postgres", "schema", "postgres durability"):
         assert findings[check]["state"] == "ok", findings[check]
-    assert findings["timescaledb"]["state"] == "note"
+    assert findings["timescaledb"]["state"] == "warn"
     assert all(row["fix"] for row in findings.values() if row["state"] != "ok")
     assert ended.code == 0
 
@@ -419,8 +419,8 @@ def test_doctor_says_what_is_broken_and_exits_1(mdp: Mdp, monkeypatch: pytest.Mo
     ended = mdp("doctor", "--json")
     findings = {row["check"]: row for row in map(json.loads, ended.out.splitlines())}
     assert ended.code == 1
-    assert findings["redis"]["state"] == "broken"
-    assert findings["store"]["state"] == "broken"
-    assert all(row["fix"] for row in findings.values() if row["state"] == "broken")
+    assert findings["redis"]["state"] == "fail"
+    assert findings["postgres"]["state"] == "fail"
+    assert all(row["fix"] for row in findings.values() if row["state"] == "fail")
     assert PASSWORD not in ended.out + ended.err
     assert mdp("doctor", "--config", "nowhere.yaml").code == 1

@@ -95,7 +95,7 @@ def test_status_and_doctor_know_a_cluster(
     findings = mdp(capfd, "doctor")
     (whole,) = [row for row in findings if row["check"] == "redis cluster"]
     assert "16384 of 16384 slots served by 3 masters" in str(whole["found"])
-    assert (whole["state"], "add a replica" in str(whole["fix"])) == ("note", True)
+    assert (whole["state"], "add a replica" in str(whole["fix"])) == ("warn", True)
     nodes = [row for row in findings if row["check"] == "redis"]
     assert [row["state"] for row in nodes] == ["ok"] * 3
     assert {str(row["found"]).rpartition(":")[2] for row in nodes} == {str(n.port) for n in cluster.nodes}
@@ -106,6 +106,6 @@ def test_status_and_doctor_know_a_cluster(
     dead.start()
     cluster.settled()
     (whole,) = [row for row in findings if row["check"] == "redis cluster"]
-    assert whole["state"] == "broken"
+    assert whole["state"] == "fail"
     assert str(dead.port) in str(whole["found"])
     assert len([row for row in findings if row["check"] == "redis"]) == 2

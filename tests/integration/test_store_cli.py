@@ -170,6 +170,33 @@ def test_signals_are_chosen_by_name_symbol_provider_time_and_number(mdp: Mdp, si
     ]
 
 
+def test_signals_as_parquet_and_in_files(mdp: Mdp, signals: list[Signal], tmp_path: Path) -> None:
+    made = {}
+    for name in ("parquet", "csv", "json"):
+        made[name] = tmp_path / f"signals.{name}"
+        assert mdp("signals", "--format", name, "-o", str(made[name])) == (0, "", "")
+    table = pq.read_table(made["parquet"])
+    assert table.column_names == ["provider", "symbol", "ts", "name", "value", "score", "meta"]
+    assert [str(kind) for kind in table.schema.types[2:]] == [
+        *("timestamp[ns, tz=UTC]", "dictionary<values=string, indices=int32, ordered=0>"),
+        *("double", "double", "string"),
+    ]
+    rows = zip(
+        *(table.column(n).to_pylist() for n in ("provider", "symbol", "name", "value", "score")), strict=True
+    )
+    assert list(rows) == [(s.provider, s.symbol, s.name, s.value, s.score) for s in signals]
+    assert table.column("ts").cast("int64").to_pylist() == [s.ts for s in signals]
+    metas = [json.loads(text) if text else {} for text in table.column("meta").to_pylist()]
+    assert metas == [s.meta for s in signals]
+    assert made["csv"].read_text() == mdp("signals", "--format", "csv")[1]
+    assert [json.loads(line)["meta"] for line in made["json"].read_text().splitlines()] == metas
+    few = tmp_path / "few.parquet"
+    assert mdp("signals", "--limit", "3", "--format", "parquet", "--output", str(few))[0] == 0
+    assert pq.read_table(few).to_pylist() == table.slice(0, 3).to_pylist()
+    code, _, err = mdp("signals", "--output", "s.txt")
+    assert (code, "choose --format json, csv or parquet" in err) == (2, True)
+
+
 def test_the_schema_goes_down_and_up(mdp: Mdp) -> None:
     assert mdp("check") == (0, "the database is as declared\n", "")
     code, out, _ = mdp("current", "--json")

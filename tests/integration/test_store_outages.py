@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import psycopg
 import pytest
 
-from market_data_core.errors import SchemaOutOfDate, StoreError, StoreUnavailable
+from market_data_core.errors import SchemaOutOfDate, StoreError, StoreNotReady, StoreUnavailable
 from market_data_core.protocols import Committed
 from market_data_store import StoreClient, schema
+from tests.integration.conftest import missing
 from tests.integration.store_samples import T0, S, bars, events, exact, flush, tick
-from tests.servers import free_port
+from tests.servers import ServerMissing, free_port
 from tests.servers.postgres import PASSWORD, PostgresServer
+from tests.servers.redis import RedisServer
 from tests.servers.wire import Wire
 
 T = TypeVar("T")
@@ -217,3 +223,61 @@ async def test_a_session_that_fails_writes_nothing(store: StoreClient) -> None:
             "SELECT count(*) FROM alembic_version"
         )
         assert await cursor.fetchone() == (1,)
+
+
+@pytest.fixture
+def own() -> Iterator[PostgresServer]:
+    """A server of this test's, with the schema."""
+    try:
+        server = PostgresServer("18")
+    except ServerMissing as reason:
+        missing(reason)
+    with server:
+        schema.upgrade(server.url())
+        yield server
+
+
+def test_a_worker_waits_for_a_server_that_is_starting(own: PostgresServer, tmp_path: Path) -> None:
+    """As after a crash of the machine, when everything is started at the same time."""
+    own.stop()
+    let = own.start_slowly()
+    try:
+        with pytest.raises(StoreNotReady, match="takes nobody in yet"):
+            asyncio.run(connected_when_up(own))
+        with RedisServer("6.2") as redis:
+            command = [sys.executable, "-m", "market_data_pipeline.cli.app"]
+            given = {"REDIS_URI": redis.uri, "DATABASE_URL": own.url(), "MDP_TELEMETRY__METRICS_PORT": "0"}
+            with subprocess.Popen(
+                [*command, "stream", "micro-batch", "--until-idle", "100ms"],
+                env={**os.environ, **given},
+                cwd=tmp_path,
+                stderr=subprocess.PIPE,
+                text=True,
+            ) as worker:
+                assert worker.stderr is not None
+                for line in worker.stderr:
+                    if "a server is still starting" in line:
+                        break
+                else:
+                    raise AssertionError(f"it ended with {worker.wait()} and did not wait")
+                assert PASSWORD not in line
+                let()
+                said = worker.stderr.read()
+                assert worker.wait(60) == 0, said
+    finally:
+        let()
+
+
+async def connected_when_up(server: PostgresServer) -> None:
+    """Raises StoreNotReady once the server listens."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            async with await StoreClient.connect(server.url()):
+                return
+        except StoreNotReady:
+            raise
+        except StoreUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.02)

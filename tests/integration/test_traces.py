@@ -29,7 +29,7 @@ from market_data_core.events import StreamEvent
 from market_data_core.protocols import Flush
 from market_data_pipeline import tracing
 from market_data_pipeline.cli import batching
-from market_data_pipeline.cli.inferring import inference
+from market_data_pipeline.cli.inferring import deciding, inference
 from market_data_pipeline.consumers.signal_stats import SignalStats
 from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.producers.runner import ProducerRunner, RunnerOptions
@@ -133,7 +133,8 @@ async def micro_batch(bus: Bus, store: Any, settings: Settings, traces: Traces) 
 async def infer(bus: Bus, store: StoreClient, settings: Settings, traces: Traces) -> SignalStats:
     stats = SignalStats()
     await bus.ensure_topic("mdp.bars", 1)
-    async with inference(settings, "rules", bus, store, stats, traces=traces) as consumer:
+    async with deciding(settings, "rules") as decider:
+        consumer = inference(settings, decider, bus, store, stats, traces=traces)
         await consumer.run(asyncio.Event(), until_idle=0.3)
     return stats
 

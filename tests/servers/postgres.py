@@ -12,6 +12,7 @@ import tarfile
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -119,11 +120,33 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start the server and wait until it takes connections."""
+        self._launch()
+        self._wait()
+
+    def start_slowly(self) -> Callable[[], None]:
+        """Start the server, which says that it is starting up until the function that is returned is called.
+
+        It recovers from an archive, whose command waits.
+        """
+        assert self._home is not None
+        (self._data / "recovery.signal").touch()
+        ready = self._home / "ready"
+        command = f"while [ ! -e {ready} ]; do sleep 0.05; done; exit 1"
+        self._launch(restore_command=command)
+
+        def let() -> None:
+            ready.touch()
+            self._wait()
+
+        return let
+
+    def _launch(self, **more: str) -> None:
         assert self._home is not None
         settings = {"listen_addresses": self.host, "port": self.port, "unix_socket_directories": ""}
         settings |= {"shared_buffers": "128MB", "log_min_messages": "fatal", "max_connections": 60}
         if not self._durable:
             settings |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
+        settings |= more
         command = [str(self._bin / "postgres"), "-D", str(self._data)]
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
@@ -131,6 +154,10 @@ class PostgresServer:
             self._process = subprocess.Popen(
                 command, cwd=self._home, stdout=log, stderr=log, **_unprivileged()
             )
+
+    def _wait(self) -> None:
+        assert self._home is not None
+        assert self._process is not None
         deadline = time.monotonic() + 30
         while True:
             try:

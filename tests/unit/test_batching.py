@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from market_data_core.errors import BusNotReady, BusUnavailable
-from market_data_pipeline.cli import batching
+from market_data_core.config import Settings
+from market_data_core.errors import BusNotReady, BusUnavailable, StoreNotReady
+from market_data_pipeline.cli import batching, context
 from market_data_pipeline.streaming.memory_bus import MemoryBus
 
 
@@ -33,3 +34,31 @@ async def test_a_bus_that_cannot_be_reached_is_told_at_once() -> None:
         with pytest.raises(BusUnavailable, match="nobody there"):
             await batching.topic_of(bus, "t", 3)
         assert len(bus.refusals) == 1
+
+
+class Recovering:
+    """What opens a store while it recovers: it refuses so many times."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    async def open(self, settings: Settings) -> str:
+        self.refusals -= 1
+        if self.refusals >= 0:
+            raise StoreNotReady("the database system is starting up")
+        return "the store"
+
+
+@pytest.mark.parametrize(("refusals", "opens"), [(2, True), (10**9, False)])
+async def test_a_store_that_starts_is_waited_for_and_not_for_ever(
+    refusals: int, opens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = Recovering(refusals)
+    monkeypatch.setattr(context, "open_store", server.open)
+    monkeypatch.setattr(batching, "_READY_SECONDS", 60.0 if opens else 0.1)
+    if opens:
+        assert str(await batching.store_of(Settings())) == "the store"
+        assert server.refusals == -1
+    else:
+        with pytest.raises(StoreNotReady, match="starting up"):
+            await batching.store_of(Settings())

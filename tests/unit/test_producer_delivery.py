@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,72 @@ async def test_the_bound_is_memory_and_spool(tmp_path: Path) -> None:
         w.bus.heal()
         await w.delivery.finish()
         assert await w.arrived() == list(range(30))
+
+
+@contextmanager
+def full(spool: Spool) -> Iterator[None]:
+    """A disk that takes no page more than it has, as SQLite sees it."""
+    pages = spool._db.execute("PRAGMA page_count").fetchone()[0]
+    spool._db.execute(f"PRAGMA max_page_count = {pages}")
+    try:
+        yield
+    finally:
+        spool._db.execute("PRAGMA max_page_count = 1000000")
+
+
+@pytest.mark.parametrize("freed", [False, True])
+async def test_on_a_full_disk_memory_holds_what_it_may_and_nothing_is_lost(
+    tmp_path: Path, freed: bool
+) -> None:
+    big = 3000
+    spool = Spool.open(tmp_path, "p", 1 << 30)
+    async with way(spool=spool, memory=10 * big) as w:
+        w.bus.cut()
+        for number in range(3):
+            assert w.delivery.offer(parcel(number, size=big))
+        await w.until(lambda: len(spool) == 3)
+        taken = 3
+        with full(spool):
+            while w.delivery.offer(parcel(taken, size=big)):
+                taken += 1
+            assert 10 < taken < 20, "it says no instead of growing"
+            if not freed:
+                w.bus.heal()
+                await w.delivery.finish()
+                assert await w.arrived() == list(range(taken))
+        if freed:
+            for number in range(taken, 50):
+                await w.until(partial(w.delivery.offer, parcel(number, size=big)))
+            assert len(spool) > 30, "the disk is used again"
+            w.bus.heal()
+            await w.delivery.finish()
+            assert await w.arrived() == list(range(50))
+    assert not list(tmp_path.glob("*.sqlite"))
+
+
+async def test_an_outage_that_begins_on_a_full_disk_uses_it_once_it_has_room(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, "p", 1 << 30)
+    async with way(spool=spool, memory=1 << 20) as w:
+        with full(spool):
+            w.bus.cut()
+            for number in range(5):
+                assert w.delivery.offer(parcel(number, size=5000))
+            await w.until(lambda: w.delivery._full)
+            assert len(spool) == 0
+        await w.until(lambda: len(spool) == 5)
+        w.bus.heal()
+        await w.delivery.finish()
+        assert await w.arrived() == list(range(5))
+
+
+async def test_what_a_full_disk_does_not_take_at_the_end_is_counted(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, "p", 1 << 30)
+    async with way(spool=spool, memory=1 << 20) as w:
+        with full(spool):
+            w.bus.cut()
+            w.delivery.offer(parcel(0, size=50_000))
+            await w.until(lambda: w.delivery._full)
+            assert await w.delivery.abandon() == 1
 
 
 @settings(max_examples=80, deadline=None)

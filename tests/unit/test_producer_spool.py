@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from market_data_pipeline.producers.framing import Parcel
-from market_data_pipeline.producers.spool import Spool, SpoolError
+from market_data_pipeline.producers.spool import Spool, SpoolError, SpoolFull
 from market_data_pipeline.streaming.bus import Record
 
 parcels = st.builds(
@@ -151,4 +151,45 @@ def test_an_append_is_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (len(spool), spool.bytes, spool.head(10)) == (0, 0, [])
     spool.append(1, [parcel(b"small")])
     assert drained(spool) == [parcel(b"small")]
+    spool.close()
+
+
+def test_a_deletion_that_a_full_disk_refuses_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool.open(tmp_path, "p", 1 << 20)
+    spool.append(1, [parcel(b"a")])
+    spool.append(1, [parcel(b"b")])
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "_db", _Refusing(spool._db))
+        spool.remove(spool.head(1))
+    assert [s.parcel for s in spool.head(100)] == [parcel(b"b")], "it is on the bus, so it is not sent again"
+    assert len(spool) == 1
+    spool.remove(spool.head(1))
+    assert spool._db.execute("SELECT count(*) FROM parcels").fetchone() == (0,)
+    spool.close()
+
+
+class _Refusing:
+    """A database on a disk that is full for deletions."""
+
+    def __init__(self, real: sqlite3.Connection) -> None:
+        self._real = real
+        self.in_transaction = False
+
+    def execute(self, statement: str, *values: tuple[int, ...]) -> sqlite3.Cursor:
+        if statement.startswith("DELETE"):
+            self._real.execute("ROLLBACK")
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return self._real.execute(statement, *values)
+
+
+def test_a_full_disk_is_told_from_a_broken_file(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, "p", 1 << 20)
+    spool._db.execute(f"PRAGMA max_page_count = {spool._db.execute('PRAGMA page_count').fetchone()[0]}")
+    with pytest.raises(SpoolFull, match="free the disk") as told:
+        spool.append(1, [parcel(b"x" * 100_000)])
+    assert told.value.retriable
     spool.close()

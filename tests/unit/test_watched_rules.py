@@ -13,10 +13,16 @@ from structlog.testing import LogCapture
 
 from market_data_core.clock import ManualClock
 from market_data_core.config_files import load
+from market_data_core.config_signals import Features
 from market_data_core.errors import ConfigError
 from market_data_pipeline.inference.adapter import InferenceAdapter
 from market_data_pipeline.inference.adapters import watched_rules
 from market_data_pipeline.inference.adapters.watched_rules import WatchedRules
+from market_data_pipeline.inference.decider import Decider
+from market_data_pipeline.inference.engine import InferenceEngine
+from market_data_pipeline.telemetry.exporter import exposition
+from market_data_pipeline.telemetry.inference import InferenceMetrics
+from market_data_pipeline.telemetry.metrics import Metrics
 from tests.unit.rule_samples import FEATURES, every, table
 
 SECOND: Final = 10**9
@@ -251,3 +257,25 @@ def test_what_cannot_be_used_at_the_start_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "rules.yaml").write_text("name: a")
     with pytest.raises(ConfigError, match="must hold a list of rules"):
         WatchedRules(tmp_path / "rules.yaml", FEATURES)
+
+
+def test_every_reload_that_fails_is_counted_once(watch: Watch) -> None:
+    metrics = Metrics()
+    told = InferenceMetrics(metrics, "mdp.bars")
+    decider = Decider(InferenceEngine(watch.rules), Features(), (watch.rules,), watch.clock, told)
+
+    def look() -> str:
+        for _ in range(3):
+            watch.clock.advance(SECOND)
+            decider.refresh()
+        lines = exposition(metrics).decode().splitlines()
+        return "".join(line for line in lines if line.startswith('errors_total{component="inference"'))
+
+    assert look() == ""
+    watch.replace(_rule("rsi >"))
+    assert look() == 'errors_total{component="inference",reason="reload"} 1.0'
+    watch.file.unlink()
+    assert look().endswith(" 2.0")
+    watch.replace(LOW)
+    assert look().endswith(" 2.0"), "it can be used again"
+    assert watch.fired == [0]

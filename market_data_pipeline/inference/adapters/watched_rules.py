@@ -80,6 +80,8 @@ class WatchedRules:
         self._rules = self._compiled(self._content)
         self.generation = 1
         """Grows whenever the rules were replaced; ``features`` and ``needs_previous`` may differ then."""
+        self.failures = 0
+        """How often the file had changed and could not be used."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -150,6 +152,7 @@ class WatchedRules:
 
     def _complain(self, error: ConfigError) -> None:
         self._failed = True
+        self.failures += 1
         log.error("the rules stay as they were, since their file cannot be used", problem=str(error))
         self._on_failure(error)
 
