@@ -105,26 +105,19 @@ class _Walk:
         self._records = records
         self._rows = rows
         self._at = records.start[rows]
-        self._good = np.ones(len(rows), np.bool_)
         self._values: dict[str, tuple[I64, I64]] = {}
         self._times: dict[str, I64] = {}
         self._source: tuple[NDArray[np.uint8], int] = (np.empty((0, 0), np.uint8), 0)
 
     def pass_over(self, stretch: _Stretch) -> bool:
-        """Go on to the end of the value behind ``stretch``; whether there is a record that has fitted so far."""
-        records, good = self._records, self._good
+        """Go on to the end of the value behind ``stretch`` in the records that fit; whether there are any."""
+        records = self._records
         block = records.blocks(self._at, -(-stretch.width // 8) * 8)
         words = block.view("<u8")
         differs = np.zeros(len(block), np.uint64)
         for number, text, mask in stretch.words:
             differs |= (words[:, number] ^ text) & mask
-        good &= differs == 0
-        if not self._values and not good.all():
-            # Most records that do not fit show it at once: they are another provider's. The rest is for others.
-            block, self._rows, self._at = block[good], self._rows[good], self._at[good]
-            self._good = good = np.ones(len(block), np.bool_)
-        if not good.any():
-            return False
+        good = differs == 0
         for name, begin, length in stretch.times:
             if name in _TIMES:
                 self._times[name], exists = read_utc(block, begin, length)
@@ -144,20 +137,24 @@ class _Walk:
         else:
             width = records.widths(self._at, stretch.ending, _WIDEST[name])
             good &= width > 0
-            self._values[name] = self._at, np.maximum(width, 0)
-            self._at = self._at + self._values[name][1]
-        return True
+            self._values[name] = self._at, width
+            self._at = self._at + width
+        if not good.all():
+            self._keep(good)
+        return len(self._rows) > 0
+
+    def _keep(self, good: Mask) -> None:
+        """Go on without the other records, in which there is no telling what comes next."""
+        self._rows, self._at = self._rows[good], self._at[good]
+        self._values = {name: (at[good], width[good]) for name, (at, width) in self._values.items()}
+        self._times = {name: column[good] for name, column in self._times.items()}
+        block, begin = self._source
+        if len(block):
+            self._source = block[good], begin
 
     def columns(self, symbols: SymbolTable) -> Columns | None:
-        """The values of the records that have fitted so far, those of them that are of the plain form."""
-        fits, records = self._good, self._records
-        values, times, rows = self._values, self._times, self._rows
-        if not fits.any():
-            return None
-        if not fits.all():
-            rows = rows[fits]
-            values = {name: (at[fits], width[fits]) for name, (at, width) in values.items()}
-            times = {name: column[fits] for name, column in times.items()}
+        """The values of the records that have fitted to their ends, those of them that are of the plain form."""
+        records, values, times, rows = self._records, self._values, self._times, self._rows
         seq, good = records.ints(*values["seq"])
         numbers: dict[str, F64] = {}
         close, as_wide = values["c"]
