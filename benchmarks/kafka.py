@@ -50,18 +50,24 @@ async def driver(given: dict[str, Any]) -> Measured:
 
 
 async def micro_batcher(given: dict[str, Any]) -> Measured:
-    """From the first record read to the last commit, with the settings of the product."""
+    """From the first record read to the last commit, with the settings of the product.
+
+    ``given["profile"]``: also say where CPU time went.
+    """
+    from benchmarks.sampling import Sampler
     from market_data_core.config import Settings
     from market_data_pipeline.cli import batching
     from market_data_pipeline.streaming.kafka_bus import KafkaBus
     from market_data_store import StoreClient
 
     watch, stop = Stopwatch(given["pids"]), asyncio.Event()
-    stats = watched(watch, stop, given["bars"])
+    sampler = Sampler() if given.get("profile") else None
+    stats = watched(watch, stop, given["bars"], sampler)
     group = uuid.uuid4().hex
     async with KafkaBus(given["kafka"]) as bus, await StoreClient.connect(given["database"]) as store:
         consumer = batching.micro_batcher(
             Settings(), bus, store, stats, topic=given["topic"], group=group, member=MEMBER
         )
         await consumer.run(stop)
-    return watch.result(given["events"], bars=stats.stored, flushes=stats.flushes)
+    shares = {} if sampler is None else sampler.shares()
+    return watch.result(given["events"], bars=stats.stored, flushes=stats.flushes, shares=shares)

@@ -25,7 +25,7 @@ _OUTER: Final = (
 _INNER: Final = (
     ("remember ids", ("windows/seen_ids.py",)),
     ("windows and bars", ("windows/", "market_data_core/ohlcv.py", "consumers/micro_batcher.py")),
-    ("decode", ("market_data_core/codecs.py", "market_data_core/times.py", "market_data_core/frames.py")),
+    ("decode", ("market_data_core/",)),
     ("read from Redis", ("streaming/", "/redis/", "/hiredis/")),
     ("event loop and sockets", ("/asyncio/", "selectors.py")),
 )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,18 @@ MIN_TIME: Final = -9_214_560_000 * 10**9
 MAX_TIME: Final = 9_214_646_400 * 10**9 - 1
 """The last nanosecond of 2261: sums of a time and a window or a lateness stay within int64."""
 _HOUR: Final = 13
-_SEPARATOR_AT: Final = np.array([13, 16])
-_DIGIT_AT: Final = np.array([14, 15, 17, 18])
-_DIGIT_NS: Final = (600 * 10**9, 60 * 10**9, 10 * 10**9, 10**9)
-_SMALL: Final = np.array([5, 9, 5, 9], np.uint8)
+"""Characters of a time up to its hour, as in ``2025-10-24T14``."""
+
+
+def _pairs() -> NDArray[np.uint8]:
+    """The number that two characters are, by the 16 bits they make in memory; 255 where they are no digits."""
+    table = np.full(1 << 16, 255, np.uint8)
+    for number in range(100):
+        table[int.from_bytes(f"{number:02d}".encode(), "little")] = number
+    return table
+
+
+_PAIRS: Final = _pairs()
 
 
 def parse_time(text: str) -> int:
@@ -96,46 +104,67 @@ def parse_times(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def _parse_utc(texts: Sequence[str], length: int) -> NDArray[np.int64] | None:
-    """The column when every text has this length and the form ``YYYY-MM-DDTHH:MM:SS[.f]Z``, else None.
-
-    Up to the hour the text is looked up, as few hours come in one batch; from the minutes on it is digits.
-    """
-    decimals = length - 21
-    if not (length == 20 or 1 <= decimals <= 9):
+    """The column when every text has this length and the form that :func:`read_utc` reads, else None."""
+    if not utc_length(length):
         return None
     try:
         raw = "".join(texts).encode("ascii")
     except UnicodeEncodeError:
         return None
-    chars = np.frombuffer(raw, np.uint8).reshape(len(texts), length)
-    if (chars[:, _SEPARATOR_AT] != ord(":")).any() or (chars[:, -1] != ord("Z")).any():
-        return None
-    if length > 20 and (chars[:, 19] != ord(".")).any():
-        return None
-    # What is below "0" wraps round to a large number, so one comparison finds every other character.
-    clock = chars[:, _DIGIT_AT] - np.uint8(ord("0"))
-    fraction = chars[:, 20:-1] - np.uint8(ord("0"))
-    if (clock > _SMALL).any() or (fraction > 9).any():
-        return None
-    try:
-        out = _hours(texts, chars[:, :_HOUR])
-    except ValueError:
-        return None
-    for digit, ns in zip(clock.T, _DIGIT_NS, strict=True):
-        out += digit * np.int64(ns)
-    for place, digit in enumerate(fraction.T):
-        out += digit * np.int64(10 ** (8 - place))
-    return out
+    found, good = read_utc(np.frombuffer(raw, np.uint8).reshape(len(texts), length), 0, length)
+    return found if good.all() else None
 
 
-def _hours(texts: Sequence[str], chars: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """A new column of the full hours, ns."""
-    if (chars == chars[0]).all():
-        return np.full(len(texts), _hour(texts[0][:_HOUR]), np.int64)
-    hours = np.ascontiguousarray(chars).view(f"S{_HOUR}").ravel()
-    starts = np.concatenate(([0], np.flatnonzero(hours[1:] != hours[:-1]) + 1))
-    found = np.array([_hour(texts[i][:_HOUR]) for i in starts.tolist()], np.int64)
-    return np.repeat(found, np.diff(starts, append=len(texts)))
+def utc_length(length: int) -> bool:
+    """Whether ``YYYY-MM-DDTHH:MM:SSZ``, with one to nine decimals or none, can be so long."""
+    return length == 20 or 22 <= length <= 30
+
+
+def read_utc(chars: NDArray[np.uint8], at: int, length: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """:func:`parse_time` of the ``length`` characters from column ``at`` on of each row of ``chars`` (contiguous), and
+    for which rows it holds: those of the form ``YYYY-MM-DDTHH:MM:SS[.f]Z`` that exist.
+
+    Up to the hour the text is looked up, as few hours come in one batch; from the minutes on it is pairs of digits.
+    """
+    good = chars[:, at + length - 1] == ord("Z")
+    for separator in (13, 16):
+        good &= chars[:, at + separator] == ord(":")
+    if length > 20:
+        good &= chars[:, at + 19] == ord(".")
+    rest = np.zeros(len(chars), np.int64)
+    fraction = [(i, 10 ** (27 - i)) for i in range(20, length - 2, 2)]
+    for i, weight in ((14, 60 * 10**9), (17, 10**9), *fraction):
+        pair = _PAIRS[_words(chars, at + i, "<u2")]
+        good &= pair < (100 if i >= 20 else 60)
+        rest += np.multiply(pair, weight, dtype=np.int64)
+    if length % 2 == 0 and length > 20:
+        # An odd number of decimals: the last by itself. What is below "0" wraps round to a large number.
+        last = chars[:, at + length - 2] - np.uint8(ord("0"))
+        good &= last <= 9
+        rest += np.multiply(last, 10 ** (30 - length), dtype=np.int64)
+    return _hours(chars, at, good) + rest, good
+
+
+def _words(chars: NDArray[np.uint8], at: int, dtype: str) -> NDArray[Any]:
+    """The bytes from column ``at`` on of each row as one number."""
+    return np.ndarray((len(chars),), dtype, chars, at, (chars.shape[1],))
+
+
+def _hours(chars: NDArray[np.uint8], at: int, good: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The full hour of each row, ns; rows without one become no ``good``."""
+    head, tail = _words(chars, at, "<u8"), _words(chars, at + _HOUR - 8, "<u8")
+    change = np.flatnonzero((head[1:] != head[:-1]) | (tail[1:] != tail[:-1])) + 1
+    starts = np.concatenate(([0], change))
+    found = []
+    for i, end in zip(starts.tolist(), [*change.tolist(), len(chars)], strict=True):
+        try:
+            found.append(_hour(chars[i, at : at + _HOUR].tobytes().decode("ascii")))
+        except ValueError:
+            found.append(0)
+            good[i:end] = False
+    if len(found) == 1:
+        return np.full(len(chars), found[0], np.int64)
+    return np.repeat(np.array(found, np.int64), np.diff(starts, append=len(chars)))
 
 
 @lru_cache(maxsize=4096)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from market_data_core import codecs
+from market_data_core import event_decoder
 from market_data_core.batch import BarBatch, EventBatch
 from market_data_core.codecs import (
     DeadLetter,
@@ -325,7 +325,7 @@ def test_the_table_of_series_grows_and_stays_the_same_tuple_between() -> None:
 
 
 def test_a_table_beyond_its_bound_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codecs, "MAX_SERIES", 4)
+    monkeypatch.setattr(event_decoder, "MAX_SERIES", 4)
     decoder = EventDecoder()
     for i in range(40):
         order = arrivals(i, 7, symbols=50, copies=0).order
