@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.report import table
-from tests.chaos.scenarios import MEDLEY, SHORT, run
+from tests.chaos.run import run
+from tests.chaos.scale import SHORT
+from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.servers import Servers
 
 
@@ -22,7 +24,9 @@ from tests.chaos.servers import Servers
 async def test_every_bar_and_signal_is_right_after_kills_stops_crashes_cuts_and_joins(tmp_path: Path) -> None:
     seed = int(os.environ.get("MDP_CHAOS_SEED") or secrets.randbelow(2**31))
     print(f"MDP_CHAOS_SEED={seed}")
-    async with Servers(tmp_path) as servers:
-        report = await run(MEDLEY, servers, tmp_path / "logs", SHORT, seed, print)
+    async with Servers(tmp_path, wired=True) as servers:
+        report = await run(
+            "medley", servers, tmp_path / "logs", SHORT, seed, print, scenarios=list(SCENARIOS)
+        )
     table([report])
     assert not report.failures, f"seed {seed}: {report.failures}"

@@ -211,9 +211,12 @@ class KafkaServer:
 
 
 class KafkaCluster:
-    """Three brokers: a topic of three replicas takes records as long as two of them live."""
+    """Three brokers: a topic of three replicas takes records as long as two of them live.
 
-    def __init__(self) -> None:
+    ``doors``, ``environment``: of each broker, as :class:`KafkaServer` has them.
+    """
+
+    def __init__(self, *, doors: int = 0, environment: dict[str, str] | None = None) -> None:
         options = {
             "offsets.topic.replication.factor": "3",
             "offsets.topic.num.partitions": "3",
@@ -222,7 +225,10 @@ class KafkaCluster:
             "min.insync.replicas": "2",
             "default.replication.factor": "3",
         }
-        self.brokers = [KafkaServer(options=options, node=node) for node in (1, 2, 3)]
+        self.brokers = [
+            KafkaServer(doors=doors, options=options, node=node, environment=environment)
+            for node in (1, 2, 3)
+        ]
         voters = ",".join(broker.voters for broker in self.brokers)
         for broker in self.brokers:
             broker.voters = voters
@@ -242,6 +248,19 @@ class KafkaCluster:
 
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
+
+    def kill9(self) -> None:
+        """End all that run."""
+        for broker in self.brokers:
+            broker.kill9()
+
+    def start(self) -> None:
+        """Start all that do not run, and wait until each takes clients, which none does before a second one runs."""
+        down = [broker for broker in self.brokers if not broker.alive]
+        for broker in down:
+            broker.launch()
+        for broker in down:
+            broker.wait()
 
 
 def running(*, doors: int = 0) -> Iterator[KafkaServer]:
