@@ -45,6 +45,7 @@ class Report:
     runs: dict[str, list[Measured]] = field(default_factory=dict)
     ratios: list[Ratio] = field(default_factory=list)
     shares: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def measure(self, contenders: dict[str, Contender], rounds: int, console: Console) -> None:
         """All contenders in turn, ``rounds`` times, so that what else the machine does meets all alike."""
@@ -75,13 +76,13 @@ class Report:
     def print(self, console: Console) -> None:
         table = Table(title=self.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
         table.add_column("")
-        for column in (f"{self.unit}/s", "min to max", "CPU s a million", "Redis", "PostgreSQL", "peak MB"):
+        for column in (f"{self.unit}/s", "min to max", "CPU s a million", "bus", "PostgreSQL", "peak MB"):
             table.add_column(column, justify="right")
         for label, runs in self.runs.items():
             rates = [r.rate for r in runs]
             cpu = [
-                median(r.cpu.get(p, 0.0) / r.events * 1e6 for r in runs)
-                for p in ("client", "redis", "postgres")
+                median((r.cpu.get(p) or r.cpu.get("redis", 0.0)) / r.events * 1e6 for r in runs)
+                for p in ("client", "bus", "postgres")
             ]
             peak = max(r.peak_bytes for r in runs) / 1e6
             span = f"{min(rates):,.0f} to {max(rates):,.0f}"
@@ -98,6 +99,8 @@ class Report:
         for label, shares in self.shares.items():
             parts = ", ".join(f"{part} {share:.0%}" for part, share in shares.items() if share >= 0.005)
             console.print(f"  where the CPU time of {label} goes: {parts}", highlight=False)
+        for note in self.notes:
+            console.print(f"  {note}", highlight=False)
         console.print()
 
     def write(self, machine: dict[str, Any]) -> None:
@@ -110,7 +113,8 @@ class Report:
         found = {"benchmark": self.name, "title": self.title, "machine": machine, "ratios": ratios}
         path = FOLDER / f"{self.name}.json"
         path.write_text(
-            json.dumps(found | {"shares": self.shares, "runs": runs}, indent=1) + "\n", encoding="utf-8"
+            json.dumps(found | {"shares": self.shares, "notes": self.notes, "runs": runs}, indent=1) + "\n",
+            encoding="utf-8",
         )
 
 
