@@ -24,7 +24,8 @@ _SOURCE = Path(__file__).parent / "kafka"
 _CLUSTER: Final = "bWRwLXRlc3RzLWthZmthMQ"
 """A cluster's id is 16 bytes in base 64."""
 _JAVA: Final = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
-START_SECONDS: Final = 60
+START_SECONDS: Final = 240
+"""A busy machine takes its time; a broker that ended is not waited for."""
 
 
 @cache
