@@ -38,6 +38,7 @@ class KafkaLink:
         self._timeout = timeout
         self._client: Any = None
         self._users: dict[Any, int] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
         self._topics: set[str] = set()
         self._closed = False
@@ -123,7 +124,7 @@ class KafkaLink:
             if not self._users[client]:
                 del self._users[client]
                 if self._client is not client:
-                    await client.close()
+                    await self._end(client)
 
     async def client(self) -> AIOKafkaClient:
         """The client, connected.
@@ -148,7 +149,7 @@ class KafkaLink:
                         if self._topics:
                             await client.set_topics(self._topics)
                     except BaseException as error:
-                        await client.close()
+                        await self._end(client)
                         if isinstance(error, kafka.KafkaConnectionError):
                             await self.knock()
                         raise
@@ -177,11 +178,20 @@ class KafkaLink:
         if last is not None:
             raise last
 
+    async def _end(self, client: AIOKafkaClient) -> None:
+        """Close ``client`` in a task of its own: it waits for a task that it cancels, and takes a cancellation that is
+        meant for whoever closes it for the end of that one."""
+        task = asyncio.create_task(client.close(), name="close a client of Kafka")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        await asyncio.shield(task)
+
     async def close(self) -> None:
         self._closed = True
         client, self._client = self._client, None
         if client is not None and client not in self._users:
-            await client.close()
+            await self._end(client)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     @contextmanager
     def translated(self) -> Iterator[None]:

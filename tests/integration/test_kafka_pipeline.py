@@ -19,6 +19,8 @@ from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.streaming.bus import Bus, Record
 from market_data_pipeline.streaming.dead_letters import DeadLetters, Which
 from market_data_pipeline.streaming.drivers import open_bus
+from market_data_pipeline.streaming.kafka_address import Address
+from market_data_pipeline.streaming.kafka_link import KafkaLink
 from market_data_store import StoreClient
 from tests.integration.pipeline import (
     SETTINGS,
@@ -157,6 +159,17 @@ async def test_one_of_three_brokers_dies_and_nothing_is_missed(
 
             await until(all_stored, seconds=60)
         assert_equal(await stored(store), recount(events, WINDOW))
+
+
+async def test_a_cancellation_meets_who_closes_and_not_what_is_closed(server: KafkaServer) -> None:
+    link = KafkaLink(Address.parse(server.bootstrap))
+    await link.brokers()
+    closing = asyncio.create_task(link.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await link.close()
 
 
 async def test_groups_of_every_broker_are_told_and_trimmed_by(cluster: KafkaCluster) -> None:
