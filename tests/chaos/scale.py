@@ -62,6 +62,6 @@ SHORT: Final = Scale(
     cut_s=2.5,
     turns=3,
     changes=4,
-    brokers=("coordinator", "rolling"),
+    brokers=("coordinator", "hasty"),
     signals=SignalsScale(kills=4, stops=1, changes=2, batchers=1, crashes=0),
 )

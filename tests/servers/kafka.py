@@ -269,24 +269,26 @@ class KafkaCluster:
             broker.wait()
 
 
+def available() -> None:
+    """Skip the test on a laptop without Java or Maven; fail it in CI."""
+    try:
+        _jars()
+    except ServerMissing as reason:
+        _missing(reason)
+
+
 def running(*, doors: int = 0) -> Iterator[KafkaServer]:
     """The body of a fixture: a broker while the fixture lives. On a laptop without Java or Maven the test is skipped;
     in CI it fails."""
-    try:
-        server = KafkaServer(doors=doors)
-    except ServerMissing as reason:
-        _missing(reason)
-    with server:
+    available()
+    with KafkaServer(doors=doors) as server:
         yield server
 
 
 def running_cluster() -> Iterator[KafkaCluster]:
     """As :func:`running`, for three brokers."""
-    try:
-        cluster = KafkaCluster()
-    except ServerMissing as reason:
-        _missing(reason)
-    with cluster:
+    available()
+    with KafkaCluster() as cluster:
         yield cluster
 
 
