@@ -17,7 +17,7 @@ from aiokafka import errors as kafka
 from aiokafka.client import CoordinationType
 from aiokafka.conn import create_conn
 
-from market_data_core.errors import BusUnavailable
+from market_data_core.errors import BusNotReady, BusUnavailable
 from market_data_pipeline.streaming.kafka_address import Address
 from market_data_pipeline.streaming.kafka_errors import explain
 
@@ -66,11 +66,19 @@ class KafkaLink:
         return await self.send(nodes[-1], request)
 
     async def brokers(self) -> list[int]:
-        """The brokers that are known to be up."""
+        """The brokers that are known to be up.
+
+        Raises:
+            BusNotReady: one answers, and says that none is up: it has just come back, or was too busy to say that it
+                lives.
+        """
         async with self._using() as client:
             found = [broker.nodeId for broker in client.cluster.brokers()]
             if not found:
-                raise kafka.KafkaConnectionError("it tells of no broker that is up")
+                # Its cause is what has the client made anew, and so the brokers looked for again.
+                raise BusNotReady(
+                    f"Kafka at {self.where} tells of no broker that is up: wait until it has started"
+                ) from kafka.NodeNotReadyError()
             return found
 
     def leader_now(self, topic: str, partition: int) -> int | None:

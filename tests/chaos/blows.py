@@ -50,6 +50,7 @@ class Blows:
         crews = (self.deployment.batchers, self.deployment.inferrers)
 
         def all_own() -> bool:
+            self.deployment.check()
             return all(len(c.owners()) >= min(len(c.workers), PARTITIONS) for c in crews)
 
         await until("every worker has a partition", 120, all_own)
