@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.measure import Measured
 
 FOLDER: Final = Path("bench-results")
-_SERVERS: Final = {"redis": "Redis", "postgres": "PostgreSQL"}
+_SERVERS: Final = {"redis": "Redis", "bus": "bus", "postgres": "PostgreSQL"}
 
 Contender = Callable[[], Measured]
 
@@ -46,6 +46,7 @@ class Report:
     runs: dict[str, list[Measured]] = field(default_factory=dict)
     ratios: list[Ratio] = field(default_factory=list)
     shares: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def measure(self, contenders: dict[str, Contender], rounds: int, console: Console) -> None:
         """All contenders in turn, ``rounds`` times, so that what else the machine does meets all alike."""
@@ -98,6 +99,8 @@ class Report:
         for label, shares in self.shares.items():
             parts = ", ".join(f"{part} {share:.0%}" for part, share in shares.items() if share >= 0.005)
             console.print(f"  where the CPU time of {label} goes: {parts}", highlight=False)
+        for note in self.notes:
+            console.print(f"  {note}", highlight=False)
         console.print()
 
     def write(self, machine: dict[str, Any]) -> Path:
@@ -110,7 +113,8 @@ class Report:
         found = {"benchmark": self.name, "title": self.title, "machine": machine, "ratios": ratios}
         path = FOLDER / f"{self.name}.json"
         path.write_text(
-            json.dumps(found | {"shares": self.shares, "runs": runs}, indent=1) + "\n", encoding="utf-8"
+            json.dumps(found | {"shares": self.shares, "notes": self.notes, "runs": runs}, indent=1) + "\n",
+            encoding="utf-8",
         )
         return path
 

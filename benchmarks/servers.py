@@ -39,7 +39,7 @@ class Servers:
         self.database_url = embedded.postgres(home).start()
         schema.upgrade(self.database_url)
         pids = {service.name: service.status().pid for service in embedded.services(home)}
-        self.given = {"redis": self.redis_url, "database": self.database_url, "pids": pids}
+        self.given: dict[str, Any] = {"redis": self.redis_url, "database": self.database_url, "pids": pids}
         self._redis = redis.Redis.from_url(self.redis_url)
 
     def load(self, topic: str, records: Sequence[Record]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import polars as pl
 from rich.console import Console
 
-from benchmarks import inferring, ticks
+from benchmarks import hot_symbol, inferring, scaling, ticks
 from benchmarks.measure import Measured, measure
 from benchmarks.report import Contender, Ratio, Report
 from benchmarks.servers import Servers
@@ -31,7 +31,8 @@ SPREAD: Final = (1, 10, 100, 1000, 10_000)
 class Size:
     """``singles``: events of a topic of single events; ``framed``: of one of frames; ``rows``: of a file;
     ``spread_singles``, ``spread_framed``: of each topic of the sweep over ``spread`` numbers of symbols;
-    ``flushes``: of 10,000 rows into the store; ``symbols``: with a new bar each; ``bars``: to make signals of."""
+    ``flushes``: of 10,000 rows into the store; ``symbols``: with a new bar each; ``bars``: to make signals of;
+    ``hot_seconds``: of load beside a hot symbol."""
 
     singles: int
     framed: int
@@ -44,10 +45,11 @@ class Size:
     rounds: int
     less_rounds: int
     bars: int
+    hot_seconds: int
 
 
-FULL: Final = Size(300_000, 1_200_000, 1_000_000, 200_000, 1_200_000, SPREAD, 10, 10_000, 5, 3, 200_000)
-QUICK: Final = Size(50_000, 300_000, 200_000, 50_000, 300_000, (1, 1000), 2, 2000, 1, 1, 40_000)
+FULL: Final = Size(300_000, 1_200_000, 1_000_000, 200_000, 1_200_000, SPREAD, 10, 10_000, 5, 3, 200_000, 24)
+QUICK: Final = Size(50_000, 300_000, 200_000, 50_000, 300_000, (1, 1000), 2, 2000, 1, 1, 40_000, 12)
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,4 +332,6 @@ SUITES: Final[dict[str, Callable[[Servers, Size, Console], Report]]] = {
     "telemetry": with_telemetry,
     "infer": into_signals,
     "features": rolling_features,
+    "scaling": scaling.by_workers,
+    "hot": hot_symbol.hot_symbol,
 }

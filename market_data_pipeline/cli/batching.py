@@ -185,6 +185,10 @@ def tracked(store: StoreClient, job: str, counters: Callable[[], dict[str, Any]]
 
 async def until_stopped(consumer: ExactlyOnceConsumer, until_idle: float | None = None) -> None:
     """Run the consumer; a cancellation (Ctrl-C) stops it gracefully: closed windows are still committed."""
+    mine = asyncio.current_task()
+    if mine is not None and mine.cancelling():
+        # One that came while the servers were being reached was lost on the way, in asyncio.wait_for of Python 3.11.
+        raise asyncio.CancelledError
     stop = asyncio.Event()
     task = asyncio.create_task(consumer.run(stop, until_idle))
     try:

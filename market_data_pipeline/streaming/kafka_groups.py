@@ -109,13 +109,16 @@ def _probes(partitions: int) -> list[str]:
 
 
 def group_partition(group: str, partitions: int) -> int:
-    """The partition of Kafka's topic of groups that keeps ``group``: Java's hash of its name, without the sign, modulo
-    their number (``org.apache.kafka.coordinator.group.GroupCoordinatorService.partitionFor``)."""
+    """The partition of Kafka's topic of groups that keeps ``group``: the absolute value of Java's hash of its name, 0
+    for the one hash that has none, modulo their number
+    (``org.apache.kafka.coordinator.group.GroupCoordinatorService.partitionFor``)."""
     hashed = 0
     units = group.encode("utf-16-be")
     for high, low in zip(units[::2], units[1::2], strict=True):
         hashed = (31 * hashed + (high << 8 | low)) & 0xFFFFFFFF
-    return (hashed & 0x7FFFFFFF) % partitions
+    if hashed >= 1 << 31:  # it is negative in Java, and its lowest number has no positive one
+        hashed = ((1 << 32) - hashed) % (1 << 31)
+    return hashed % partitions
 
 
 def _member(row: tuple[Any, ...]) -> tuple[str, list[str], dict[str, list[int]]]:

@@ -17,7 +17,7 @@ from aiokafka import errors as kafka
 from aiokafka.client import CoordinationType
 from aiokafka.conn import create_conn
 
-from market_data_core.errors import BusUnavailable
+from market_data_core.errors import BusNotReady, BusUnavailable
 from market_data_pipeline.streaming.kafka_address import Address
 from market_data_pipeline.streaming.kafka_errors import explain
 
@@ -38,6 +38,7 @@ class KafkaLink:
         self._timeout = timeout
         self._client: Any = None
         self._users: dict[Any, int] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
         self._topics: set[str] = set()
         self._closed = False
@@ -65,11 +66,19 @@ class KafkaLink:
         return await self.send(nodes[-1], request)
 
     async def brokers(self) -> list[int]:
-        """The brokers that are known to be up."""
+        """The brokers that are known to be up.
+
+        Raises:
+            BusNotReady: one answers, and says that none is up: it has just come back, or was too busy to say that it
+                lives.
+        """
         async with self._using() as client:
             found = [broker.nodeId for broker in client.cluster.brokers()]
             if not found:
-                raise kafka.KafkaConnectionError("it tells of no broker that is up")
+                # Its cause is what has the client made anew, and so the brokers looked for again.
+                raise BusNotReady(
+                    f"Kafka at {self.where} tells of no broker that is up: wait until it has started"
+                ) from kafka.NodeNotReadyError()
             return found
 
     def leader_now(self, topic: str, partition: int) -> int | None:
@@ -123,7 +132,7 @@ class KafkaLink:
             if not self._users[client]:
                 del self._users[client]
                 if self._client is not client:
-                    await client.close()
+                    await self._end(client)
 
     async def client(self) -> AIOKafkaClient:
         """The client, connected.
@@ -148,7 +157,7 @@ class KafkaLink:
                         if self._topics:
                             await client.set_topics(self._topics)
                     except BaseException as error:
-                        await client.close()
+                        await self._end(client)
                         if isinstance(error, kafka.KafkaConnectionError):
                             await self.knock()
                         raise
@@ -177,11 +186,20 @@ class KafkaLink:
         if last is not None:
             raise last
 
+    async def _end(self, client: AIOKafkaClient) -> None:
+        """Close ``client`` in a task of its own: it waits for a task that it cancels, and takes a cancellation that is
+        meant for whoever closes it for the end of that one."""
+        task = asyncio.create_task(client.close(), name="close a client of Kafka")
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        await asyncio.shield(task)
+
     async def close(self) -> None:
         self._closed = True
         client, self._client = self._client, None
         if client is not None and client not in self._users:
-            await client.close()
+            await self._end(client)
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     @contextmanager
     def translated(self) -> Iterator[None]:

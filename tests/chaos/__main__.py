@@ -15,16 +15,22 @@ from pathlib import Path
 
 from tests.chaos.buses import BUSES
 from tests.chaos.report import Report, table
-from tests.chaos.scenarios import FULL, MEDLEY, SCENARIOS, SHORT, Scale, run
+from tests.chaos.run import run
+from tests.chaos.scale import FULL, SHORT, Scale
+from tests.chaos.scenarios import ON_A_CLUSTER, SCENARIOS
 from tests.chaos.servers import Servers
 
-NAMES = [*SCENARIOS, MEDLEY]
+MEDLEY = "medley"
+"""All scenarios of every bus, one after another on one deployment."""
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument(
-        "scenarios", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)} (default: all but {MEDLEY})"
+        "scenarios",
+        nargs="*",
+        metavar="NAME",
+        help=f"of {', '.join(SCENARIOS)}, {MEDLEY}, and of a cluster brokers (default: all but {MEDLEY})",
     )
     parser.add_argument("--bus", choices=BUSES, default="redis", help="what the events go over")
     parser.add_argument("--short", action="store_true", help="as short as in the tests")
@@ -34,8 +40,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path("chaos-results"), help="folder of the JSON")
     parser.add_argument("--keep", action="store_true", help="keep logs and data of what passed, too")
     arguments = parser.parse_args()
-    if unknown := [name for name in arguments.scenarios if name not in NAMES]:
-        parser.error(f"there is no scenario {unknown[0]}; use some of {', '.join(NAMES)}")
+    known = ON_A_CLUSTER if arguments.bus == "kafka-cluster" else SCENARIOS
+    if unknown := [name for name in arguments.scenarios if name not in (*known, MEDLEY)]:
+        parser.error(
+            f"there is no scenario {unknown[0]} on {arguments.bus}; use some of {', '.join(known)}, {MEDLEY}"
+        )
+    arguments.scenarios = arguments.scenarios or list(known)
     return arguments
 
 
@@ -44,9 +54,16 @@ async def _one(name: str, bus: str, scale: Scale, seed: int, keep: bool) -> Repo
     home = Path(tempfile.mkdtemp(prefix=f"mdp-chaos-{name}-"))
     report = Report(name, seed)
     try:
-        async with Servers(home, bus) as servers:
+        chosen = list(SCENARIOS) if name == MEDLEY else [name]
+        async with Servers(home, bus, wired="cuts" in chosen) as servers:
             report = await run(
-                name, servers, home / "logs", scale, seed, lambda line: print(line, flush=True)
+                name,
+                servers,
+                home / "logs",
+                scale,
+                seed,
+                lambda line: print(line, flush=True),
+                scenarios=chosen,
             )
     except AssertionError as failure:
         report.failures.append(str(failure))
@@ -73,7 +90,7 @@ async def _all(arguments: argparse.Namespace) -> int:
         scale = replace(scale, kills=arguments.kills, signals=replace(scale.signals, kills=arguments.kills))
     seed = secrets.randbelow(2**31) if arguments.seed is None else arguments.seed
     reports = []
-    for name in arguments.scenarios or SCENARIOS:
+    for name in arguments.scenarios:
         reports.append(await _one(name, arguments.bus, scale, seed, arguments.keep))
         arguments.results.mkdir(parents=True, exist_ok=True)
         found = {"seed": seed, "bus": arguments.bus, "scenarios": [r.as_dict() for r in reports]}

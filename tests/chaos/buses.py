@@ -6,24 +6,29 @@ import asyncio
 import os
 import signal
 from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import psutil
+from aiokafka.protocol.metadata import MetadataRequest
 
+from market_data_core.errors import BusUnavailable
 from market_data_pipeline import embedded
+from market_data_pipeline.streaming.kafka_address import Address
+from market_data_pipeline.streaming.kafka_link import KafkaLink
 from tests.chaos.waiting import until
-from tests.servers.kafka import KafkaServer
-from tests.servers.wire import Wire
+from tests.servers.kafka import KafkaCluster, KafkaServer
+from tests.servers.wire import Bundle, Wire
 
-BUSES = ("redis", "kafka")
 DOORS = 40
-"""Ways through a proxy to the broker of Kafka, one for each process of a scenario."""
+"""Ways through a proxy to a broker of Kafka, one for each process of a scenario."""
 
 
 class BusServer(ABC):
-    """``published``: bytes of every request that publishes, and of no other."""
+    """``name``: of the driver. ``published``: bytes of every request that publishes, and of no other."""
 
     name: ClassVar[str]
     published: ClassVar[bytes]
@@ -44,11 +49,11 @@ class BusServer(ABC):
         """Start what is down, on the same port and data, as an init system would."""
 
     @abstractmethod
-    def wire(self) -> Wire:
+    def wire(self) -> Bundle:
         """A way to it that can be cut, not open yet."""
 
     @abstractmethod
-    def environment(self, wire: Wire | None = None) -> dict[str, str]:
+    def environment(self, wire: Bundle | None = None) -> dict[str, str]:
         """What makes a process use this server, through ``wire``."""
 
 
@@ -76,14 +81,14 @@ class RedisBusServer(BusServer):
     async def revive(self) -> None:
         assert await asyncio.to_thread(self._service.start) == self.url, "Redis came back elsewhere"
 
-    def wire(self) -> Wire:
+    def wire(self) -> Bundle:
         port = urlsplit(self.url).port
         assert port is not None
-        return Wire(port)
+        return Bundle([Wire(port)])
 
-    def environment(self, wire: Wire | None = None) -> dict[str, str]:
+    def environment(self, wire: Bundle | None = None) -> dict[str, str]:
         # Whom nobody tells finds it in its home.
-        return {} if wire is None else {"REDIS_URI": through(self.url, wire.port)}
+        return {} if wire is None else {"REDIS_URI": through(self.url, wire.doors[0])}
 
 
 class KafkaBusServer(BusServer):
@@ -93,10 +98,17 @@ class KafkaBusServer(BusServer):
     # No transaction, every replica, and the time in ms that the driver gives a request.
     published = b"\xff\xff\xff\xff\x00\x00\x13\x88"
 
-    def __init__(self, home: Path) -> None:
-        self._server = KafkaServer(doors=DOORS, environment={"MDP_HOME": str(home)})
-        self._doors = list(self._server.doors)
+    def __init__(self, home: Path, doors: int) -> None:
+        self._server = self._made(doors, {"MDP_HOME": str(home)})
+        self._doors = [list(broker.doors) for broker in self._brokers]
         self.url = self._server.bootstrap
+
+    def _made(self, doors: int, environment: dict[str, str]) -> KafkaServer | KafkaCluster:
+        return KafkaServer(doors=doors, environment=environment)
+
+    @property
+    def _brokers(self) -> list[KafkaServer]:
+        return [self._server] if isinstance(self._server, KafkaServer) else self._server.brokers
 
     async def start(self) -> None:
         await asyncio.to_thread(self._server.__enter__)
@@ -108,21 +120,83 @@ class KafkaBusServer(BusServer):
         await asyncio.to_thread(self._server.kill9)
 
     async def revive(self) -> None:
-        if not self._server.alive:
+        if not all(broker.alive for broker in self._brokers):
             await asyncio.to_thread(self._server.start)
 
-    def wire(self) -> Wire:
-        listening, told = self._doors.pop()
-        return Wire(listening, told)
+    def wire(self) -> Bundle:
+        ways = [doors.pop() for doors in self._doors]
+        return Bundle([Wire(listening, told) for listening, told in ways])
 
-    def environment(self, wire: Wire | None = None) -> dict[str, str]:
-        where = self.url if wire is None else f"127.0.0.1:{wire.port}"
+    def environment(self, wire: Bundle | None = None) -> dict[str, str]:
+        where = self.url if wire is None else ",".join(f"127.0.0.1:{port}" for port in wire.doors)
         return {"MDP_BUS__TYPE": "kafka", "KAFKA_BOOTSTRAP": where}
 
 
-def bus_server(name: str, home: Path) -> BusServer:
-    """The server of a bus of :data:`BUSES`."""
-    return KafkaBusServer(home) if name == "kafka" else RedisBusServer(home)
+class KafkaClusterBusServer(KafkaBusServer):
+    """Three brokers of the tests, of which each can be harmed alone."""
+
+    _server: KafkaCluster
+
+    def _made(self, doors: int, environment: dict[str, str]) -> KafkaCluster:
+        return KafkaCluster(doors=doors, environment=environment)
+
+    @property
+    def nodes(self) -> list[int]:
+        """The numbers of the brokers."""
+        return [broker.node for broker in self._brokers]
+
+    async def kill_one(self, node: int) -> None:
+        await asyncio.to_thread(self._broker(node).kill9)
+
+    def freeze_one(self, node: int) -> None:
+        self._broker(node).freeze()
+
+    def thaw_one(self, node: int) -> None:
+        self._broker(node).thaw()
+
+    async def coordinator(self, group: str) -> int:
+        """The broker that coordinates ``group`` now."""
+        async with self._linked() as link:
+            return await link.coordinator(group)
+
+    async def leaders(self, topic: str) -> list[int]:
+        """The broker that leads each partition of ``topic`` now."""
+        async with self._linked() as link:
+            (row,) = (await link.ask(MetadataRequest([topic], allow_auto_topic_creation=False))).topics
+            return [leader for _, _, leader, *_ in row[3]]
+
+    async def in_sync(self) -> None:
+        """Wait until every partition of every topic has all replicas again."""
+
+        async def whole() -> bool:
+            try:
+                async with self._linked() as link:
+                    found = await link.ask(MetadataRequest(None, allow_auto_topic_creation=False))
+            except BusUnavailable:
+                return False
+            rows = [partition for topic in found.topics for partition in topic[3]]
+            return all(len(isr) == len(self.nodes) for _, _, _, _, isr, *_ in rows)
+
+        await until("every replica is in sync", 120, whole)
+
+    def _broker(self, node: int) -> KafkaServer:
+        return next(broker for broker in self._brokers if broker.node == node)
+
+    @asynccontextmanager
+    async def _linked(self) -> AsyncIterator[KafkaLink]:
+        link = KafkaLink(Address.parse(self.url))
+        try:
+            yield link
+        finally:
+            await link.close()
+
+
+BUSES: Final[dict[str, Callable[[Path, int], BusServer]]] = {
+    "redis": lambda home, _: RedisBusServer(home),
+    "kafka": KafkaBusServer,
+    "kafka-cluster": KafkaClusterBusServer,
+}
+"""By name: what makes the server of a home, with so many doors."""
 
 
 def through(url: str, port: int) -> str:

@@ -17,6 +17,15 @@ def _middle_and_longest(seconds: Sequence[float]) -> tuple[float | None, float |
     return round(statistics.median(seconds), 2), round(max(seconds), 2)
 
 
+def _described(seconds: Sequence[float]) -> dict[str, float | None]:
+    p50, longest = _middle_and_longest(seconds)
+    return {"p50": p50, "max": longest, "measured": len(seconds)}
+
+
+def _cell(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.2f}"
+
+
 @dataclass(slots=True)
 class SignalsReport:
     """What became of the signals. ``unsure``: left out of the comparison, since rounding decides them."""
@@ -36,8 +45,7 @@ class SignalsReport:
     recovery_s: list[float] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        p50, longest = _middle_and_longest(self.recovery_s)
-        return asdict(self) | {"recovery_s": {"p50": p50, "max": longest, "measured": len(self.recovery_s)}}
+        return asdict(self) | {"recovery_s": _described(self.recovery_s)}
 
     def cells(self) -> dict[str, str]:
         """The rows that it adds to the table."""
@@ -52,8 +60,8 @@ class SignalsReport:
             "signals that should not be": f"{self.unwanted:,}",
             "wrong signals": f"{self.wrong:,}",
             "wrong signals on the topic": f"{self.wrong_published:,}",
-            "infer recovery p50, s": "" if p50 is None else f"{p50:.2f}",
-            "infer recovery max, s": "" if longest is None else f"{longest:.2f}",
+            "infer recovery p50, s": _cell(p50),
+            "infer recovery max, s": _cell(longest),
         }
 
 
@@ -62,7 +70,8 @@ NO_SIGNALS: Final = dict.fromkeys(SignalsReport().cells(), "")
 
 @dataclass(slots=True)
 class Report:
-    """The figures of one scenario. ``recovery_s``: from a kill to the partition's next commit."""
+    """The figures of one scenario. ``recovery_s``: from a kill to the partition's next commit. ``outages_s``: from when
+    a broker was killed that others replace, or a server or a wire was back, to the next commits of all partitions."""
 
     scenario: str
     seed: int
@@ -82,20 +91,17 @@ class Report:
     wrong_published: int = 0
     drain_seconds: float = 0.0
     recovery_s: list[float] = field(default_factory=list)
+    outages_s: list[float] = field(default_factory=list)
     retries: int = 0
     spooled: int = 0
     signals: SignalsReport | None = None
     failures: list[str] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
-    def recovery(self) -> tuple[float | None, float | None]:
-        """Median and longest."""
-        return _middle_and_longest(self.recovery_s)
-
     def as_dict(self) -> dict[str, Any]:
-        p50, longest = self.recovery()
         return asdict(self) | {
-            "recovery_s": {"p50": p50, "max": longest, "measured": len(self.recovery_s)},
+            "recovery_s": _described(self.recovery_s),
+            "outages_s": _described(self.outages_s),
             "signals": None if self.signals is None else self.signals.as_dict(),
             "passed": not self.failures,
         }
@@ -109,7 +115,8 @@ def table(reports: Sequence[Report]) -> None:
         out.add_column(report.scenario, justify="right")
     rows: dict[str, list[str]] = {}
     for report in reports:
-        p50, longest = report.recovery()
+        p50, longest = _middle_and_longest(report.recovery_s)
+        outage, worst = _middle_and_longest(report.outages_s)
         cells = {
             "blows": "\n".join(f"{n} {what}" for what, n in report.blows.items()),
             "fenced writes": f"{report.fenced:,}",
@@ -123,8 +130,10 @@ def table(reports: Sequence[Report]) -> None:
             "duplicated events": f"{report.duplicated:,}",
             "wrong bars": f"{report.wrong_bars:,}",
             "wrong or missing on the topic": f"{report.wrong_published:,}",
-            "recovery p50, s": "" if p50 is None else f"{p50:.2f}",
-            "recovery max, s": "" if longest is None else f"{longest:.2f}",
+            "recovery p50, s": _cell(p50),
+            "recovery max, s": _cell(longest),
+            "outage p50, s": _cell(outage),
+            "outage max, s": _cell(worst),
             **(NO_SIGNALS if report.signals is None else report.signals.cells()),
             "drained after, s": f"{report.drain_seconds:.1f}",
             "verdict": "failed" if report.failures else "right",

@@ -13,7 +13,7 @@ from market_data_pipeline import embedded
 from market_data_pipeline.streaming import drivers
 from market_data_pipeline.streaming.bus import Bus
 from market_data_store import schema
-from tests.chaos.buses import bus_server, kill, through
+from tests.chaos.buses import BUSES, DOORS, kill, through
 from tests.chaos.reaper import Reaper
 from tests.servers.wire import Wire
 
@@ -21,11 +21,12 @@ PostgresDeath = Literal["all", "postmaster", "backend"]
 
 
 class Servers:
-    """Started on entry, stopped on exit; what they hold stays in ``home``."""
+    """Started on entry, stopped on exit; what they hold stays in ``home``. ``wired``: there is a way to each through a
+    proxy."""
 
-    def __init__(self, home: Path, bus: str = "redis") -> None:
+    def __init__(self, home: Path, bus: str = "redis", *, wired: bool = False) -> None:
         self.home = home
-        self.bus, self.postgres = bus_server(bus, home), embedded.postgres(home)
+        self.bus, self.postgres = BUSES[bus](home, DOORS if wired else 0), embedded.postgres(home)
         self.postgres_url = ""
         self._reaper: Reaper | None = None
 

@@ -132,6 +132,25 @@ class DeliverySuite:
         per_poll = await member.step()
         assert len({d.partition for d in per_poll.deliveries}) == len(per_poll.deliveries)
 
+    async def test_a_huge_backlog_of_one_partition_holds_up_no_other(self, harness: Harness) -> None:
+        topic = await harness.topic(partitions=4)
+        member = await harness.member(topic, max_records=100)
+        await owning([member], 4)
+        # What a read takes may be counted in bytes, compressed.
+        rng = random.Random(3)
+        await harness.bus.publish(topic, [Record("K", rng.randbytes(8192)) for _ in range(2400)], partition=0)
+        await until([member], lambda: bool(member.values(0)))
+        for round_ in range(3):
+            for partition in (1, 2, 3):
+                await harness.publish(topic, [round_], partition=partition)
+            before = len(member.values(0))
+            await until([member], lambda r=round_: all(len(member.values(p)) == r + 1 for p in (1, 2, 3)))  # type: ignore[misc]
+            # What was read ahead of them may come first, and that is bounded.
+            assert len(member.values(0)) - before < 700
+        assert len(member.values(0)) < 2400
+        await until([member], lambda: len(member.values(0)) == 2400)
+        assert all(len(delivery.values) <= 100 for delivery in member.deliveries)
+
     async def test_a_poll_waits_for_records_and_no_longer(self, harness: Harness) -> None:
         topic = await harness.topic()
         member = await harness.member(topic)

@@ -19,6 +19,8 @@ from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.streaming.bus import Bus, Record
 from market_data_pipeline.streaming.dead_letters import DeadLetters, Which
 from market_data_pipeline.streaming.drivers import open_bus
+from market_data_pipeline.streaming.kafka_address import Address
+from market_data_pipeline.streaming.kafka_link import KafkaLink
 from market_data_store import StoreClient
 from tests.integration.pipeline import (
     SETTINGS,
@@ -157,6 +159,37 @@ async def test_one_of_three_brokers_dies_and_nothing_is_missed(
 
             await until(all_stored, seconds=60)
         assert_equal(await stored(store), recount(events, WINDOW))
+
+
+async def test_a_cancellation_meets_who_closes_and_not_what_is_closed(server: KafkaServer) -> None:
+    link = KafkaLink(Address.parse(server.bootstrap))
+    await link.brokers()
+    closing = asyncio.create_task(link.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    await link.close()
+
+
+async def test_groups_of_every_broker_are_told_and_trimmed_by(cluster: KafkaCluster) -> None:
+    """Each broker coordinates some groups; whoever misses one of them trims what it has not read."""
+    groups = [f"group-{i}" for i in range(12)]
+    async with open_bus("kafka", cluster.bootstrap) as bus:
+        await bus.ensure_topic("grouped", 1)
+        await bus.publish("grouped", [Record("k", str(i).encode()) for i in range(10)], partition=0)
+        offsets = [record.offset for record in await bus.read("grouped", 0, None, 10)]
+        for number, group in enumerate(groups):
+            async with bus.consumer("grouped", group, "a") as member:
+                while not (await member.poll(0.5)).assigned:
+                    pass
+                await member.seek(0, None)
+                await member.ack(0, offsets[2 + number % 3])
+        (status,) = await bus.status(["grouped"])
+        assert [g.group for g in status.groups] == sorted(groups)
+        assert {g.partitions[0].lag for g in status.groups} == {7, 6, 5}
+        trimmed = await bus.trim("grouped", retention_ms=0, max_records=1000)
+        assert (trimmed.expired, trimmed.forced) == (3, 0)
 
 
 async def publish_through(bus: Bus, events: list[StreamEvent]) -> None:

@@ -25,7 +25,8 @@ _SOURCE = Path(__file__).parent / "kafka"
 _CLUSTER: Final = "bWRwLXRlc3RzLWthZmthMQ"
 """A cluster's id is 16 bytes in base 64."""
 _JAVA: Final = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto")
-START_SECONDS: Final = 60
+START_SECONDS: Final = 240
+"""A busy machine takes its time; a broker that ended is not waited for."""
 
 
 @cache
@@ -89,6 +90,11 @@ class KafkaServer:
     @property
     def bootstrap(self) -> str:
         return f"{self.host}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def alive(self) -> bool:
@@ -215,9 +221,12 @@ class KafkaServer:
 
 
 class KafkaCluster:
-    """Three brokers: a topic of three replicas takes records as long as two of them live."""
+    """Three brokers: a topic of three replicas takes records as long as two of them live.
 
-    def __init__(self) -> None:
+    ``doors``, ``environment``: of each broker, as :class:`KafkaServer` has them.
+    """
+
+    def __init__(self, *, doors: int = 0, environment: dict[str, str] | None = None) -> None:
         options = {
             "offsets.topic.replication.factor": "3",
             "offsets.topic.num.partitions": "3",
@@ -226,7 +235,10 @@ class KafkaCluster:
             "min.insync.replicas": "2",
             "default.replication.factor": "3",
         }
-        self.brokers = [KafkaServer(options=options, node=node) for node in (1, 2, 3)]
+        self.brokers = [
+            KafkaServer(doors=doors, options=options, node=node, environment=environment)
+            for node in (1, 2, 3)
+        ]
         voters = ",".join(broker.voters for broker in self.brokers)
         for broker in self.brokers:
             broker.voters = voters
@@ -247,6 +259,27 @@ class KafkaCluster:
     def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
+    def kill9(self) -> None:
+        """End all that run."""
+        for broker in self.brokers:
+            broker.kill9()
+
+    def start(self) -> None:
+        """Start all that do not run, and wait until each takes clients, which none does before a second one runs."""
+        down = [broker for broker in self.brokers if not broker.alive]
+        for broker in down:
+            broker.launch()
+        for broker in down:
+            broker.wait()
+
+
+def available() -> None:
+    """Skip the test on a laptop without Java or Maven; fail it in CI."""
+    try:
+        _jars()
+    except ServerMissing as reason:
+        _missing(reason)
+
 
 async def delete_topics(server: KafkaServer) -> None:
     """Delete what tests have made; Kafka forgets then how far groups had read it."""
@@ -261,21 +294,15 @@ async def delete_topics(server: KafkaServer) -> None:
 def running(*, doors: int = 0) -> Iterator[KafkaServer]:
     """The body of a fixture: a broker while the fixture lives. On a laptop without Java or Maven the test is skipped;
     in CI it fails."""
-    try:
-        server = KafkaServer(doors=doors)
-    except ServerMissing as reason:
-        _missing(reason)
-    with server:
+    available()
+    with KafkaServer(doors=doors) as server:
         yield server
 
 
 def running_cluster() -> Iterator[KafkaCluster]:
     """As :func:`running`, for three brokers."""
-    try:
-        cluster = KafkaCluster()
-    except ServerMissing as reason:
-        _missing(reason)
-    with cluster:
+    available()
+    with KafkaCluster() as cluster:
         yield cluster
 
 

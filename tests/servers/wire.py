@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from typing import Literal, Self
 
 
@@ -124,3 +125,44 @@ class Wire:
                 return
             writer.write(data)
             await writer.drain()
+
+
+class Bundle:
+    """The wires of one client to all servers of a cluster, harmed as one."""
+
+    def __init__(self, wires: Sequence[Wire]) -> None:
+        self._wires = wires
+        self._stack = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for wire in self._wires:
+            await self._stack.enter_async_context(wire)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._stack.aclose()
+
+    @property
+    def doors(self) -> list[int]:
+        """The port of each wire."""
+        return [wire.port for wire in self._wires]
+
+    @property
+    def tripped(self) -> int:
+        return sum(wire.tripped for wire in self._wires)
+
+    def cut(self, *, refuse: bool = False) -> None:
+        for wire in self._wires:
+            wire.cut(refuse=refuse)
+
+    def silence(self) -> None:
+        for wire in self._wires:
+            wire.silence()
+
+    def mend(self) -> None:
+        for wire in self._wires:
+            wire.mend()
+
+    def trip_at(self, word: bytes, lose: Literal["request", "reply"]) -> None:
+        for wire in self._wires:
+            wire.trip_at(word, lose)

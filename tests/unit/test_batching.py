@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 
 from market_data_core.config import Settings
 from market_data_core.errors import BusNotReady, BusUnavailable, StoreNotReady
 from market_data_pipeline.cli import batching, context
+from market_data_pipeline.consumers.stats import RunStats
 from market_data_pipeline.streaming.memory_bus import MemoryBus
+from tests.integration.sink import MemorySink
 
 
 class Returning(MemoryBus):
@@ -62,3 +67,24 @@ async def test_a_store_that_starts_is_waited_for_and_not_for_ever(
     else:
         with pytest.raises(StoreNotReady, match="starting up"):
             await batching.store_of(Settings())
+
+
+async def test_a_stop_that_was_lost_before_the_consumer_ran_stops_it() -> None:
+    async with MemoryBus("memory://stopped") as bus:
+        await batching.topic_of(bus, "t", 1)
+        consumer = batching.micro_batcher(Settings(), bus, MemorySink(), RunStats(), topic="t", group="g")
+
+        async def command() -> None:
+            # As asyncio.wait_for of Python 3.11 does with one that comes as what it waits for is done.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await batching.until_stopped(consumer)
+
+        task = asyncio.create_task(command())
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+        stopped = task.cancelled()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert stopped
