@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
-from market_data_core.codecs import DeadLetter, decode_dead_letter, encode_dead_letter
+from market_data_core.codecs import DeadLetter, EventDecoder, decode_dead_letter, encode_dead_letter
 from market_data_core.errors import PoisonRecord, UsageError
+from market_data_core.partitioner import partition_of
 from market_data_pipeline.streaming.bus import Bus, Offset, Record, StoredRecord
 
 SUFFIX: Final = ".dlq"
@@ -181,9 +182,10 @@ class DeadLetters:
                 raise UsageError(
                     f"dead letter {buried.id} comes from topic {letter.topic}, which does not exist: create it first"
                 )
-            # Back to where it was, if it was on the bus at all: the windows of its key are open there.
-            partition = letter.partition if 0 <= letter.partition < count else None
             record = Record(letter.key, letter.value if value is None else value, letter.lane)
+            partition = _partition_of(record.value, count)
+            if partition is None and 0 <= letter.partition < count:
+                partition = letter.partition
             batches.setdefault((letter.topic, partition), []).append(record)
         for (topic, partition), records in batches.items():
             await self._bus.publish(topic, records, partition=partition)
@@ -235,3 +237,10 @@ class DeadLetters:
             return self._bus.parse_offset(id)
         except ValueError as error:
             raise UsageError(f"{error}: list the ids of dead letters with mdp stream dlq list") from None
+
+
+def _partition_of(value: bytes, partitions: int) -> int | None:
+    """Where the events of ``value`` belong now, which may not be where they were: their topic may have got other
+    partitions since, and one symbol in two of them would be two bars of a window. None for what has no events."""
+    found = {partition_of(s.symbol, partitions) for s in EventDecoder().decode([value]).batch.series}
+    return found.pop() if len(found) == 1 else None

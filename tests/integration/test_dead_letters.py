@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 
 import pytest
 
-from market_data_core.codecs import DeadLetter
+from market_data_core.batch import EventBatch
+from market_data_core.codecs import DeadLetter, encode_events, event_of
 from market_data_core.errors import UsageError
+from market_data_core.events import StreamEvent
+from market_data_core.partitioner import partition_of
 from market_data_pipeline.streaming.bus import Bus, Record
 from market_data_pipeline.streaming.dead_letters import DeadLetters, Which
 from market_data_pipeline.streaming.drivers import open_bus
@@ -96,6 +100,19 @@ async def test_requeue_publishes_the_original_to_where_it_was(bus: Bus, letters:
     await bus.publish(letters.source, [Record("SPY", b"probe")])
     assert (by_key, "SPY", b"probe", None) in await published(bus, letters.source)
     assert await letters.letters() == []
+
+
+async def test_requeue_goes_to_where_the_symbol_is_now(bus: Bus, letters: DeadLetters) -> None:
+    """Its topic may have had other partitions when it was put aside."""
+    events = [StreamEvent("p", f"S{i}", "tick", "1s", i, i, 1.0, 1.0, 1.0, 1.0, 1.0, i) for i in range(8)]
+    batch = EventBatch.from_events(events)
+    for values in (encode_events(batch, "json"), encode_events(batch, "msgpack")):
+        await letters.put([replace(letter(letters.source, 3, value=v), key="") for v in values])
+    assert await letters.requeue(Which()) == 16
+    found = await published(bus, letters.source)
+    assert len(found) == 16
+    for partition, _, value, _ in found:
+        assert partition == partition_of(event_of(value).symbol, 4)
 
 
 async def test_requeue_takes_copies_along_whichever_was_named(bus: Bus, letters: DeadLetters) -> None:
