@@ -1,19 +1,20 @@
 """Screens of a terminal as an SVG that moves without a script, as a page on the web shows it in an ``img``.
 
-All frames stand below each other on a strip, which style sheet animation moves up behind a window, a frame at a time. A
-line that several frames have is written once.
+Style sheet animation shows one frame after the other; where nothing moves, the last one stands. A line that several
+frames have is written once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Final
 from xml.sax.saxutils import escape
 
-_WIDTH, _HEIGHT, _FONT = 10, 23, 16.6
-_BASE: Final = 17
-_MARGIN, _BAR = 20, 42
+_WIDTH, _HEIGHT, _FONT = 8.4, 19, 14
+_BASE: Final = 14
+_MARGIN, _BAR = 16, 36
 _COLOURS: Final = {
     "default": "#c9d1d9",
     "black": "#484f58",
@@ -62,6 +63,7 @@ class Frame:
 def svg(frames: Sequence[Frame], size: Size, *, title: str) -> str:
     """The film, which begins again after its last frame."""
     width, height = size.columns * _WIDTH, size.lines * _HEIGHT
+    whole = sum(frame.seconds for frame in frames)
     names: dict[Row, str] = {}
     strip = []
     for place, frame in enumerate(frames):
@@ -70,7 +72,7 @@ def svg(frames: Sequence[Frame], size: Size, *, title: str) -> str:
             for y, row in enumerate(frame.rows)
             if row
         ]
-        strip.append(f'<g class="f" transform="translate(0 {place * height})">{"".join(lines)}</g>')
+        strip.append(f'<g class="f" id="f{place}">{"".join(lines)}</g>')
     known = "\n".join(f'<text id="{name}" y="{_BASE}">{_line(row)}</text>' for row, name in names.items())
     whole_width, whole_height = width + 2 * _MARGIN, height + _BAR + _MARGIN
     lights = "".join(
@@ -88,44 +90,45 @@ text{{font:{_FONT}px ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mon
 fill:{_COLOURS["default"]};white-space:pre}}
 .b{{font-weight:bold}}
 {colours}
-.film{{animation:film {sum(f.seconds for f in frames):g}s step-end infinite}}
-@keyframes film{{{_steps(frames, height)}}}
+.f{{animation:{whole:g}s step-end infinite}}
+.f:not(:last-child){{visibility:hidden}}
+{newline.join(_shown(frames, whole))}
 </style>
 <defs>
-<clipPath id="window"><rect width="{width:g}" height="{height}"/></clipPath>
 {known}
 </defs>
 <rect width="100%" height="100%" rx="10" fill="#0d1117" stroke="#30363d"/>
 {lights}
 <text x="{whole_width / 2:g}" y="{_BAR / 2 + 5:g}" text-anchor="middle" fill-opacity=".6">{escape(title)}</text>
-<g transform="translate({_MARGIN} {_BAR})" clip-path="url(#window)"><g class="film">
+<g transform="translate({_MARGIN} {_BAR})">
 {newline.join(strip)}
-</g></g>
+</g>
 </svg>
 """
 
 
-def _steps(frames: Sequence[Frame], height: int) -> str:
-    """When each frame is in the window, as shares of the whole time."""
-    whole = sum(frame.seconds for frame in frames)
-    at = 0.0
-    out = []
-    for place, frame in enumerate(frames):
-        out.append(f"{100 * at / whole:.3f}%{{transform:translateY(-{place * height}px)}}")
-        at += frame.seconds
-    return "".join(out)
+def _shown(frames: Sequence[Frame], whole: float) -> Iterator[str]:
+    """When each frame is seen, as shares of the whole time."""
+    begins = [100 * at / whole for at in accumulate((f.seconds for f in frames), initial=0.0)]
+    for place, (begin, end) in enumerate(pairwise(begins)):
+        before = "" if place == 0 else "0%{visibility:hidden}"
+        after = "" if place == len(frames) - 1 else f"{end:.3f}%{{visibility:hidden}}"
+        yield (
+            f"#f{place}{{animation-name:k{place}}}"
+            f"@keyframes k{place}{{{before}{begin:.3f}%{{visibility:visible}}{after}}}"
+        )
 
 
 def _line(row: Row) -> str:
     """The runs where they stand. How long they are is told too, as fonts are not equally wide."""
     return "".join(
-        f'<tspan x="{run.column * _WIDTH}"{_length(run)}{_style(run)}>{escape(run.text)}</tspan>'
+        f'<tspan x="{run.column * _WIDTH:.4g}"{_length(run)}{_style(run)}>{escape(run.text)}</tspan>'
         for run in row
     )
 
 
 def _length(run: Run) -> str:
-    return "" if len(run.text) < 3 else f' textLength="{len(run.text) * _WIDTH}"'
+    return "" if len(run.text) < 3 else f' textLength="{len(run.text) * _WIDTH:.4g}"'
 
 
 def _style(run: Run) -> str:

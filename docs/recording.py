@@ -16,6 +16,7 @@ import select
 import shlex
 import socket
 import struct
+import subprocess
 import sys
 import termios
 import time
@@ -68,6 +69,9 @@ def record(
 
     ``shown_as``: what stands after the prompt above its output. Equal screens are one frame; a frame stays for at most
     ``longest`` seconds, however long the command took, and the last for ``stays``.
+
+    Raises:
+        OSError: there is no such command.
     """
     screen = _Screen(size.columns, size.lines)
     stream = pyte.ByteStream(screen)
@@ -84,25 +88,27 @@ def record(
             seen.append((now, rows))
         due = max(due + 1 / rate, now)
     os.close(terminal)
-    _, status = os.waitpid(process, 0)
     ends = [at for at, _ in seen[1:]]
     seconds = [min(end - at, longest) for (at, _), end in zip(seen, ends, strict=False)]
     frames = [Frame(round(s, 3), rows) for s, (_, rows) in zip([*seconds, stays], seen, strict=True)]
-    return Recording(frames, os.waitstatus_to_exitcode(status))
+    return Recording(frames, process.wait())
 
 
-def _start(command: Sequence[str], size: Size) -> tuple[int, int]:
+def _start(command: Sequence[str], size: Size) -> tuple[subprocess.Popen[bytes], int]:
     """The process and the end of its terminal that is ours."""
-    process, terminal = pty.fork()
-    if process == 0:
-        window = struct.pack("HHHH", size.lines, size.columns, 0, 0)
-        fcntl.ioctl(sys.stdout.fileno(), termios.TIOCSWINSZ, window)
+    terminal, inner = pty.openpty()
+    try:
+        fcntl.ioctl(inner, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
         known = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "CI")}
-        try:
-            os.execvpe(command[0], list(command), {**known, "TERM": "xterm-256color"})  # noqa: S606
-        except OSError as error:
-            print(f"{command[0]}: {error.strerror}")
-        os._exit(127)
+        environment = {**known, "TERM": "xterm-256color"}
+        process = subprocess.Popen(
+            command, stdin=inner, stdout=inner, stderr=inner, env=environment, start_new_session=True
+        )
+    except BaseException:
+        os.close(terminal)
+        raise
+    finally:
+        os.close(inner)
     return process, terminal
 
 
@@ -150,7 +156,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the SVG file to write")
     parser.add_argument("--columns", type=int, default=100)
     parser.add_argument("--lines", type=int, default=26)
-    parser.add_argument("--rate", type=float, default=2.5, help="looks at the screen a second")
+    parser.add_argument("--rate", type=float, default=2.0, help="looks at the screen a second")
     parser.add_argument("--shown-as", default="make demo", help="what stands after the prompt")
     parser.add_argument("command", nargs="*", default=["mdp", "demo", "--duration", "20s"])
     given = parser.parse_args()
