@@ -156,7 +156,7 @@ class LiveView:
         parts: list[RenderableType] = [
             picture.head(self._stages, passed, self._duration),
             Text(""),
-            picture.figures(self._figures()),
+            picture.figures(self._figures(), width),
             Text(""),
             picture.title(f"newest bars of {self._interval}"),
             picture.bars(newest, self._closes, self._interval, more, width),

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -18,6 +18,7 @@ CLOSES: Final = 20
 """Closes of a series in its line."""
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
 _CLOSES_FROM_WIDTH: Final = 96
+_BETWEEN: Final = 3
 _UP, _DOWN, _SAME = "green", "red", "dim"
 
 
@@ -35,14 +36,26 @@ def head(stages: Sequence[str], seconds: float, duration: float | None) -> Table
     return out
 
 
-def figures(values: Iterable[tuple[str, str, str]]) -> Table:
-    """Each figure above its name, from (name, value, style)."""
-    out = Table.grid(padding=(0, 3, 0, 0))
-    known = list(values)
-    for _ in known:
-        out.add_column(justify="right")
-    out.add_row(*(Text(value, f"bold {style}".strip()) for _, value, style in known))
-    out.add_row(*(Text(name, "dim") for name, _, _ in known))
+def figures(values: Iterable[tuple[str, str, str]], width: int) -> Group:
+    """Each figure above its name, from (name, value, style), in as many rows as ``width`` characters need."""
+    rows: list[list[tuple[str, str, str]]] = [[]]
+    left = width
+    for name, value, style in values:
+        needed = max(len(name), len(value)) + _BETWEEN
+        if rows[-1] and needed > left:
+            rows.append([])
+            left = width
+        rows[-1].append((name, value, style))
+        left -= needed
+    return Group(*(_figures(row) for row in rows))
+
+
+def _figures(row: Sequence[tuple[str, str, str]]) -> Table:
+    out = Table.grid(padding=(0, _BETWEEN, 0, 0))
+    for _ in row:
+        out.add_column(justify="right", no_wrap=True)
+    out.add_row(*(Text(value, f"bold {style}".strip()) for _, value, style in row))
+    out.add_row(*(Text(name, "dim") for name, _, _ in row))
     return out
 
 
