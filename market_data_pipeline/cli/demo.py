@@ -40,6 +40,10 @@ def demo(
         Given("mdp demo", "producers.synthetic.enabled", True),
         # Short windows, so that half a minute is enough for indicators of 14 bars.
         Given("mdp demo", "micro_batch.window_ms", 1000),
+        # Ticks like those of a bad day: out of order, some of them later than is allowed for, some of them twice.
+        Given("mdp demo", "producers.synthetic.price_volatility", 0.5),
+        Given("mdp demo", "producers.synthetic.disorder_ms", 560),
+        Given("mdp demo", "producers.synthetic.duplicate_ratio", 0.005),
         # Nobody scrapes a demo, and the port may be in use by the real thing.
         Given("mdp demo", "telemetry.metrics_port", 0),
     )
@@ -50,6 +54,6 @@ def demo(
         symbol = settings.producers.synthetic.symbols[0]
         window = format_interval(settings.micro_batch.window_ms * 1_000_000)
         context.say(
-            f"\nThe bars are stored: try `mdp store bars --symbol {symbol} --interval {window}`. "
+            f"\nThe bars are stored: try `mdp store bars --symbol {symbol} --interval {window}`.\n"
             "`mdp dev down` stops the services."
         )

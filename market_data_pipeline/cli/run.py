@@ -89,11 +89,12 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
     import time
 
     from market_data_core.errors import UsageError
+    from market_data_core.events import format_interval
     from market_data_pipeline import telemetry, tracing
     from market_data_pipeline.audit import Audit
     from market_data_pipeline.cli import batching
     from market_data_pipeline.cli.inferring import adapter_of, deciding, inference
-    from market_data_pipeline.cli.live import LiveView
+    from market_data_pipeline.cli.live import LiveView, starting
     from market_data_pipeline.cli.producing import live_runner
     from market_data_pipeline.consumers.signal_stats import SignalStats
     from market_data_pipeline.consumers.stats import Observers, RunStats
@@ -112,9 +113,12 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
     )
     started = time.monotonic()
     interrupted = False
+    on_terminal = not as_json and sys.stderr.isatty()
+    interval = format_interval(batch.window_ms * 1_000_000)
     with (
         tracing.traces(settings, "run") as traces,
         telemetry.exporter(metrics, settings.telemetry.metrics_port, settings.telemetry.metrics_host, health),
+        starting(_waited_for(settings), on_terminal=on_terminal) as started_up,
     ):
         async with contextlib.AsyncExitStack() as stack:
             told = telemetry.InferenceMetrics(metrics, redis.bars_stream)
@@ -155,8 +159,17 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
                 telemetry.ProducerMetrics(metrics, settings.bus.type),
             )
             view = LiveView(
-                stats, signals, lambda: runner.counts.published, bus, redis.stream, redis.consumer_group
+                stats,
+                signals,
+                lambda: runner.counts.published,
+                bus,
+                redis.stream,
+                redis.consumer_group,
+                stages=_stages(settings, interval),
+                interval=interval,
+                duration=duration,
             )
+            started_up()
             stop = asyncio.Event()
             consuming = [asyncio.create_task(consumer.run(stop)) for consumer in consumers]
             producing = asyncio.create_task(runner.run())
@@ -169,7 +182,7 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
                     [redis.stream, redis.bars_stream, redis.signals_stream],
                     telemetry.trimmed(metrics),
                 ),
-                view.shown(on_terminal=not as_json and sys.stderr.isatty()),
+                view.shown(on_terminal=on_terminal),
             ):
                 try:
                     await asyncio.wait({producing, *consuming}, return_when=asyncio.FIRST_COMPLETED)
@@ -204,6 +217,19 @@ async def pipeline(settings: Settings, duration: float | None, as_json: bool) ->
         **stats.summary(),
         **{name: value for name, value in signals.summary().items() if name.startswith("signals_")},
     }
+
+
+def _waited_for(settings: Settings) -> str:
+    if settings.bus.redis.uri and settings.store.url:
+        return "connecting to the bus and the store"
+    return "starting the embedded services; the first time takes some seconds"
+
+
+def _stages(settings: Settings, interval: str) -> list[str]:
+    from market_data_pipeline.cli.inferring import adapter_of
+
+    signals = [] if adapter_of(settings) is None else ["signals"]
+    return ["synthetic ticks", settings.bus.type, f"bars of {interval}", *signals, "PostgreSQL"]
 
 
 async def recount(
@@ -245,10 +271,12 @@ def _say(summary: dict[str, Any]) -> None:
         ("duplicated", f"{summary['duplicated']:,}"),
         ("different bars", f"{summary['different']:,}"),
     ]
-    context.table("Summary", ["", ""], rows)
+    context.table(None, ["summary", ""], rows)
+    wrong = summary["lost"] or summary["duplicated"] or summary["different"]
+    found = "[bold red]✗ An independent recount[/]" if wrong else "[bold green]✓ An independent recount[/]"
     context.console().print(
-        f"Lost, duplicated and different are by an independent recount of {summary['audited_events']:,} events "
-        f"in {summary['audited_bars']:,} bars."
+        f"\n{found} of {summary['audited_events']:,} events in {summary['audited_bars']:,} bars "
+        + ("found what is lost, duplicated or different." if wrong else "found the bars in the store exact.")
     )
     if summary["signals_by_name"]:
         names = ", ".join(f"{name} {count:,}" for name, count in summary["signals_by_name"].items())
