@@ -111,7 +111,8 @@ class Committed:
     stored ones of more events kept out. ``unchanged``: closed bars equal to the stored ones. ``amended``:
     stored bars that late events changed. ``stale``: late events whose bar another writer has rewritten since;
     they are in the outbox for the dead letter topic. ``rejected``: rows the database would not take, with the
-    reason. ``signals``: new or changed, those that were withdrawn among them."""
+    reason. ``signals``: new or changed, those that were withdrawn among them. ``created``: bars that were not stored
+    before, also those that the same flush amended."""
 
     bars: BarBatch
     outbox: list[OutboxRecord]
@@ -122,6 +123,7 @@ class Committed:
     rejected: list[tuple[str, str]] = field(default_factory=list)
     signals: list[Signal] = field(default_factory=list)
     withdrawn: int = 0
+    created: int = 0
 
 
 class BarSink(Protocol):

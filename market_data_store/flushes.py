@@ -82,6 +82,7 @@ async def _again(connection: AsyncConnection[Any], flush: Flush, done: Summary) 
         done.rejected,
         [decode_signal(value) for _, value in parcel or ()],
         done.withdrawn,
+        done.created,
     )
 
 
@@ -183,6 +184,7 @@ class _Work:
         flush = self._flush
         changed = [b for b in self._changed if len(b)]
         bars = _newest(BarBatch.concat(changed)) if changed else BarBatch.empty()
+        created = sum(int(np.count_nonzero(b.revision == 1)) for b in changed)
         told = len(bars) and flush.bars_topic
         frame = [Outgoing(flush.bars_topic, "", encode_bars(bars))] if told else []
         parcel: list[Outgoing] = []
@@ -200,10 +202,11 @@ class _Work:
             rejected=self._rejected,
             signals=outbox[len(frame)].id if parcel else None,
             withdrawn=self._withdrawn,
+            created=created,
         )
         await positions.save(self._connection, flush, summary)
         counts = (self._refused, self._unchanged, self._amended, self._stale)
-        return Committed(bars, outbox, *counts, self._rejected, self._signals, self._withdrawn)
+        return Committed(bars, outbox, *counts, self._rejected, self._signals, self._withdrawn, created)
 
     async def _each(
         self,

@@ -89,6 +89,7 @@ class Summary(msgspec.Struct, frozen=True):
     rejected: list[tuple[str, str]] = field(default_factory=list)
     signals: int | None = None
     withdrawn: int = 0
+    created: int = 0
 
 
 @dataclass(frozen=True, slots=True)

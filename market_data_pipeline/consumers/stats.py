@@ -15,7 +15,6 @@ from market_data_pipeline.consumers.partition_logic import Plan
 from market_data_pipeline.windows.tumbling import FOREVER, NEVER, Counts
 
 _DELAYS_KEPT = 200_000
-_ZERO_REVISION = 1
 
 
 class RunStats:
@@ -55,7 +54,7 @@ class RunStats:
         self.flushes += 1
         self.last_error = ""
         self.counts.add(plan.counts)
-        self.stored += int(np.count_nonzero(committed.bars.revision == _ZERO_REVISION))
+        self.stored += committed.created
         self.unchanged += committed.unchanged
         self.refused += committed.refused
         self.amended += committed.amended

@@ -102,7 +102,8 @@ class MemorySink:
             part.positions[position.lane] = position
         for name in flush.forget:
             part.positions.pop(name, None)
-        return replace(done, bars=bars, outbox=new)
+        created = sum(int(np.count_nonzero(b.revision == 1)) for b in changed)
+        return replace(done, bars=bars, outbox=new, created=created)
 
     def _close(self, lane: LaneFlush, flush: Flush, changed: list[BarBatch]) -> tuple[int, int]:
         refused = unchanged = 0

@@ -79,8 +79,10 @@ async def test_a_late_event_of_an_empty_window_makes_its_bar(store: StoreClient)
     claim = await store.claim("t", "g", 0, "me")
     done = await store.commit(flush(claim, 1, late=events(tick(1, 10.0))))
     assert (done.amended, [b.revision for b in done.bars.bars()]) == (0, [1])
+    assert done.created == 1
     more = await store.commit(flush(claim, 2, late=events(tick(2, 11.0, seq=1))))
     assert (more.amended, [b.revision for b in more.bars.bars()]) == (1, [2])
+    assert more.created == 0
 
 
 async def test_a_bar_closed_and_amended_in_one_flush(store: StoreClient) -> None:
@@ -88,6 +90,7 @@ async def test_a_bar_closed_and_amended_in_one_flush(store: StoreClient) -> None
     closed = partial_bars(events(tick(1, 10.0)), MINUTE)
     done = await store.commit(flush(claim, 1, closed, events(tick(2, 11.0, seq=1))))
     assert [(b.close, b.n_events, b.revision) for b in done.bars.bars()] == [(11.0, 2, 2)]
+    assert (done.created, done.amended) == (1, 1)
 
 
 async def test_events_late_for_a_bar_of_another_writer_are_dead_letters(matrix_store: StoreClient) -> None:
