@@ -20,8 +20,8 @@ setup: $(STAMP)  ## Make .venv with everything (done by the others when needed)
 demo: setup  ## Watch the whole pipeline on the embedded services
 	@$(BIN)/mdp demo $(ARGS)
 
-test: setup  ## Run every test; ARGS is for pytest
-	@$(BIN)/python -m pytest -q $(ARGS)
+test: setup  ## Run every test, two files at a time; ARGS is for pytest
+	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: setup  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check --quiet .
