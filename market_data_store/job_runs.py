@@ -8,7 +8,6 @@ heartbeat makes it ``running`` again.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from psycopg.types.json import Jsonb
 
 from market_data_core import __version__
 from market_data_core.clock import Clock, SystemClock
+from market_data_core.ending import end
 from market_data_core.errors import StoreError
 from market_data_store.bars import moment
 from market_data_store.connection import one_row
@@ -127,9 +127,9 @@ class JobRunTracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._beating is not None:
-            self._beating.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._beating
+            await end(self._beating)
+            if not self._beating.cancelled():
+                self._beating.result()
         if error is None:
             outcome, text = "done", None
         elif isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import socket
@@ -17,6 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 
 from market_data_core.clock import SystemClock
 from market_data_core.config import Settings
+from market_data_core.ending import end
 from market_data_core.errors import BusNotReady, MdpError, StoreNotReady
 from market_data_core.protocols import BarSink, Claim
 from market_data_core.redact import redact
@@ -170,9 +170,9 @@ async def trimming(
     try:
         yield
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end(task)
+        if not task.cancelled():
+            task.result()
 
 
 def tracked(store: StoreClient, job: str, counters: Callable[[], dict[str, Any]]) -> JobRunTracker:

@@ -15,6 +15,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from market_data_core.ending import end
 from market_data_core.errors import MdpError
 from market_data_pipeline.cli import picture
 
@@ -91,8 +92,7 @@ class LiveView:
             with live or contextlib.nullcontext():
                 yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end(task)
 
     async def _refresh(self, live: Live | None) -> None:
         while True:

@@ -23,6 +23,7 @@ import structlog
 from structlog.contextvars import bind_contextvars, bound_contextvars
 
 from market_data_core.clock import Clock
+from market_data_core.ending import end
 from market_data_core.errors import Fenced, MdpError
 from market_data_core.protocols import BarSink, Claim, Committed, Flush, OutboxRecord, SignalFlush
 from market_data_pipeline.consumers.idleness import waits
@@ -335,7 +336,7 @@ class ExactlyOnceConsumer:
         """Forget a partition's state without writing anything."""
         claim = self._claims.pop(partition, None)
         if claim is not None:
-            await _cancel(claim)
+            await end(claim)
         owned = self._owned.pop(partition, None)
         if owned is not None:
             if owned.flush is not None and reason == "lost":
@@ -344,7 +345,7 @@ class ExactlyOnceConsumer:
                 self._outliving.add(owned.flush)
                 owned.flush.add_done_callback(self._outliving.discard)
             elif owned.flush is not None:
-                await _cancel(owned.flush)
+                await end(owned.flush)
             self._observer.released(partition, reason)
 
     async def _forget(self, consumer: Consumer, partition: int, owned: _Owned, reason: str) -> None:
@@ -367,7 +368,7 @@ class ExactlyOnceConsumer:
         for partition in list(self._owned.keys() | self._claims.keys()):
             await self._drop(consumer, partition, "stopped")
         for flush in list(self._outliving):
-            await _cancel(flush)
+            await end(flush)
         await consumer.close()
 
     async def _is_idle(self, seconds: float) -> bool:
@@ -386,8 +387,3 @@ class ExactlyOnceConsumer:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

@@ -18,6 +18,7 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from market_data_core.codecs import EventDecoder
+from market_data_core.ending import end
 from market_data_core.errors import BusUnavailable
 from market_data_core.frames import FRAME_BYTE
 from market_data_core.partitioner import partition_of
@@ -122,8 +123,7 @@ class Delivery:
     async def abandon(self) -> int:
         """Stop at once. What is not on the bus goes to the spool; return how many events found no place there."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+            await end(self._task)
         if self._spool is not None:
             self._spooling = True
             self._to_disk()

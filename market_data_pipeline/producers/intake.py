@@ -13,6 +13,7 @@ from itertools import groupby
 from typing import Final, cast
 
 from market_data_core.batch import EventBatch
+from market_data_core.ending import end
 from market_data_pipeline.producers.delivery import Sleep
 from market_data_pipeline.producers.provider import BadRow, Provider
 
@@ -66,8 +67,7 @@ class Intake:
     async def close(self) -> None:
         """Waits for the provider to let go of what it holds."""
         if self._pump is not None:
-            self._pump.cancel()
-            await asyncio.wait([self._pump])
+            await end(self._pump)
         if self._next is not None:
             await asyncio.wait([self._next])
             self._next.exception()  # whoever reads the items has had it, or has left

@@ -14,6 +14,7 @@ from typing import Any, Final
 import structlog
 
 from market_data_core.clock import Clock
+from market_data_core.ending import end
 from market_data_core.errors import BusError
 from market_data_pipeline.streaming.bus import Consumer, Delivery, Offset, Poll
 from market_data_pipeline.streaming.kafka_deletions import Deletions
@@ -137,9 +138,7 @@ class KafkaConsumer(Consumer):
     async def close(self) -> None:
         tasks: list[asyncio.Task[Any]] = [r.task for r in self._rounds.values()]
         tasks += [] if self._changed is None else [self._changed]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
         if self._marking is not None:
             await self._marking.close(list(self._owned.values()))
         group, self._group, self._marking = self._group, None, None

@@ -17,6 +17,7 @@ import structlog
 from aiokafka import errors as kafka
 
 from market_data_core.clock import Clock
+from market_data_core.ending import end
 from market_data_core.errors import BusError, BusUnavailable
 from market_data_pipeline.streaming.bus import Offset
 from market_data_pipeline.streaming.kafka_address import Address
@@ -125,9 +126,7 @@ class Membership:
 
     async def close(self) -> None:
         """Leave the group, if it can be reached. A static member does not: it may come back."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         try:
             if self._member_id and not self._static:
                 async with asyncio.timeout(TIMEOUT):

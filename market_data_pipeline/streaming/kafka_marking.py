@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 
 from market_data_core.clock import Clock
+from market_data_core.ending import end
 from market_data_core.errors import BusError
 from market_data_pipeline.streaming.bus import Offset
 from market_data_pipeline.streaming.kafka_group import Membership
@@ -74,6 +75,5 @@ class Marking:
     async def close(self, partitions: Iterable[PartitionReading]) -> None:
         """Tell a last time."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         await self.tell(partitions)

@@ -25,6 +25,7 @@ from typing import Any, Final
 import structlog
 
 from market_data_core.clock import Clock
+from market_data_core.ending import end
 from market_data_core.errors import BusError
 from market_data_pipeline.streaming.bus import Consumer, Delivery, Offset, Poll
 from market_data_pipeline.streaming.leases import Leases
@@ -171,9 +172,7 @@ class RedisConsumer(Consumer):
     async def close(self) -> None:
         tasks: list[asyncio.Task[Any]] = [] if self._changed is None else [self._changed]
         tasks += [under_way.task for under_way in self._rounds.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
         for reader in self._readers.values():
             await reader.close()
         owned, self._owned = self._owned, {}

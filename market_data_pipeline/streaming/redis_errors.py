@@ -43,6 +43,15 @@ _IN_SCRIPT: Final = re.compile(r"ACL failure|user executing the script can't run
 _COMMAND: Final = re.compile(r"'([a-z|_-]+)' (?:sub)?command", re.IGNORECASE)
 
 
+def closed_meanwhile(error: AttributeError) -> bool:
+    """Whether redis-py was about to write to a connection that another task closed: it then has no writer."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = "" if trace is None else trace.tb_frame.f_globals.get("__name__", "")
+    return error.obj is None and where == "redis.asyncio.connection"
+
+
 def explain(error: BaseException, url: RedisUrl) -> BusError:
     """What ``error`` means to somebody who can change the URL or the server."""
     while isinstance(error, RedisClusterException) and (inner := error.__cause__ or error.__context__):

@@ -21,7 +21,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
 from market_data_core.errors import BusError, BusUnavailable
-from market_data_pipeline.streaming.redis_errors import FAILURES, explain
+from market_data_pipeline.streaming.redis_errors import FAILURES, closed_meanwhile, explain
 from market_data_pipeline.streaming.redis_url import RedisUrl, parse
 
 TIMEOUT: Final = 5.0
@@ -128,6 +128,10 @@ class RedisServer:
             yield
         except FAILURES as error:
             raise self.explain(error) from error
+        except AttributeError as error:
+            if not closed_meanwhile(error):
+                raise
+            raise self.explain(ConnectionResetError("the connection was closed")) from error
 
     def check(self, replies: Iterable[Reply]) -> None:
         """Raise the first refusal among ``replies``."""

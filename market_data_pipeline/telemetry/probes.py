@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from market_data_core.clock import Clock, SystemClock
+from market_data_core.ending import end
 from market_data_core.errors import MdpError
 from market_data_pipeline.streaming.bus import Bus, TopicStatus
 from market_data_pipeline.telemetry.health import Health
@@ -72,9 +73,7 @@ async def watching(
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*tasks)
         health.rest()
 
 

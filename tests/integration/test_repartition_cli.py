@@ -166,13 +166,19 @@ def test_a_worker_that_keeps_its_name_goes_on_where_it_was(
     environ["MDP_BUS__MEMBER"] = "worker-0"
     environ["MDP_BUS__REDIS__LEASE_MS"] = "600000"
 
-    def members() -> list[str]:
+    def groups() -> list[dict[str, Any]]:
         _, topics, _ = mdp("stream", "status")
-        return [m for t in topics if t["topic"] == "mdp.events" for g in t["groups"] for m in g["members"]]
+        return [g for t in topics if t["topic"] == "mdp.events" for g in t["groups"]]
+
+    def members() -> list[str]:
+        return [m for g in groups() for m in g["members"]]
+
+    def left() -> int:
+        return sum(p["lag"] + p["pending"] for g in groups() for p in g["partitions"])
 
     with subprocess.Popen(command("stream", "micro-batch"), env=environ, cwd=tmp_path) as worker:
         try:
-            while members() != ["worker-0"]:
+            while members() != ["worker-0"] or left():
                 assert worker.poll() is None
             worker.terminate()
             assert worker.wait(60) == 0
