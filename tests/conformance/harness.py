@@ -35,6 +35,9 @@ class Harness(ABC):
 
     can: ClassVar[Capabilities]
 
+    group = "g"
+    """Of members that name none."""
+
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
         self._groups: dict[tuple[str, str], GroupRecord] = {}
@@ -83,7 +86,7 @@ class Harness(ABC):
         topic: str,
         name: str = "a",
         *,
-        group: str = "g",
+        group: str | None = None,
         link: Link | None = None,
         max_records: int = 100,
         resume: bool = False,
@@ -95,7 +98,7 @@ class Harness(ABC):
 
         Its lease is longer than any pause of a busy machine, except where a test is about leases that end.
         """
-        link = link or self._link
+        link, group = link or self._link, group or self.group
         record = self._groups.setdefault((topic, group), GroupRecord())
         consumer = link.bus.consumer(
             topic, group, name, max_records=max_records, lease_ms=lease_ms, static=static

@@ -31,7 +31,7 @@ async def aged(harness: Harness, topic: str) -> None:
         assert time.monotonic() < deadline
 
 
-async def delivered(harness: Harness, topic: str, count: int, *, group: str = "g") -> Member:
+async def delivered(harness: Harness, topic: str, count: int, *, group: str | None = None) -> Member:
     member = await harness.member(topic, group=group)
     await until([member], lambda: len(member.values()) == count)
     return member
@@ -168,7 +168,7 @@ class RetentionSuite:
         (status,) = await harness.bus.status([topic])
         assert (status.topic, status.partitions, status.records) == (topic, 2, 62)
         (group,) = status.groups
-        assert (group.group, group.members) == ("g", [])
+        assert (group.group, group.members) == (harness.group, [])
         zero, one = group.partitions
         assert (zero.partition, zero.owner, zero.lag, zero.pending) == (0, None, 25, 30)
         assert 0 < zero.lag_ms <= zero.oldest_pending_ms < 60_000

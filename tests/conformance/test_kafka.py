@@ -40,6 +40,8 @@ class KafkaHarness(Harness):
     def __init__(self, server: KafkaServer) -> None:
         super().__init__()
         self.server = server
+        # A group is of the whole server: for one that could not leave it, or does not, the next test would wait.
+        self.group = f"g-{self.stem}"
         self.links: list[KafkaLink] = []
 
     async def link(self) -> Link:
