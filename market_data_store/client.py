@@ -36,6 +36,9 @@ _KEEPALIVE: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
+_ROLLED_BACK: Final = (pg.DeadlockDetected, pg.SerializationFailure)
+"""What the server does to one of two transactions that wait for each other: it is to be tried again."""
+
 _R = TypeVar("_R")
 
 
@@ -293,20 +296,28 @@ class StoreClient:
     ) -> _R:
         """``work`` in a transaction, again when the server has rolled it back to resolve a deadlock."""
         try:
-            async for attempt in AsyncRetrying(
-                retry=retry_if_exception_type((pg.DeadlockDetected, pg.SerializationFailure)),
-                stop=stop_after_attempt(6),
-                wait=wait_random_exponential(multiplier=0.02, max=1.0),
-                reraise=True,
-            ):
-                with attempt:
-                    async with self._raw_session() as connection:
-                        result = await work(connection)
+            try:
+                # Nearly always that is all. What tries again refers to itself, fifty objects of it, and stays until the
+                # garbage collector comes by, which a consumer lets come rarely.
+                return await self._once(work)
+            except _ROLLED_BACK:
+                async for attempt in AsyncRetrying(
+                    retry=retry_if_exception_type(_ROLLED_BACK),
+                    stop=stop_after_attempt(5),
+                    wait=wait_random_exponential(multiplier=0.02, max=1.0),
+                    reraise=True,
+                ):
+                    with attempt:
+                        result = await self._once(work)
         except let_through:
             raise
         except (psycopg.Error, PoolTimeout) as error:
             raise translate(error, self._url) from error
         return result
+
+    async def _once(self, work: Callable[[AsyncConnection[Any]], Awaitable[_R]]) -> _R:
+        async with self._raw_session() as connection:
+            return await work(connection)
 
     async def _probe(self, *, check_schema: bool) -> None:
         """Connect once, past the pool, to learn what is wrong if something is."""

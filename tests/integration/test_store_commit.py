@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -214,3 +215,18 @@ async def test_partitions_that_write_the_same_bars_do_not_lock_each_other_out(st
     stored = values(await store.bars(interval="1m"))
     assert len(stored) == 600
     assert min(b.n_events for b in stored) >= 25
+
+
+async def test_a_commit_leaves_nothing_to_the_garbage_collector(store: StoreClient) -> None:
+    """A consumer lets it come rarely, so what waits for it is memory that grows."""
+    claim = await store.claim("t", "g", 0, "me")
+    await store.commit(flush(claim, 1, bars(1)))
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(2, 42):
+            await store.commit(flush(claim, number, bars(number)))
+        left = gc.collect()
+    finally:
+        gc.enable()
+    assert left < 40
