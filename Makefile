@@ -21,7 +21,7 @@ demo: setup  ## Watch the whole pipeline on the embedded services
 	@$(BIN)/mdp demo $(ARGS)
 
 test: setup  ## Run every test, two files at a time; ARGS is for pytest
-	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## Check style, types and the direction of imports
 	@$(BIN)/ruff check --quiet .
