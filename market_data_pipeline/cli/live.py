@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 import time
 from collections import deque
@@ -80,21 +79,22 @@ class LiveView:
 
     @asynccontextmanager
     async def shown(self, *, on_terminal: bool) -> AsyncIterator[None]:
-        """Draw while the block runs; without a terminal only ask for the lag, so that nothing is printed."""
+        """Draw while the block runs; without a terminal there is nothing to draw on."""
+        if not on_terminal:
+            yield
+            return
         console = Console(file=sys.stderr)
-        live = (
-            Live(self.render(console.width), console=console, auto_refresh=False, transient=True)
-            if on_terminal
-            else None
-        )
+        live = Live(self.render(console.width), console=console, auto_refresh=False, transient=True)
         task = asyncio.create_task(self._refresh(live))
         try:
-            with live or contextlib.nullcontext():
+            with live:
                 yield
         finally:
             await end(task)
+            if not task.cancelled():
+                task.result()
 
-    async def _refresh(self, live: Live | None) -> None:
+    async def _refresh(self, live: Live) -> None:
         while True:
             try:
                 topics = await self._bus.status([self._topic])
@@ -102,8 +102,7 @@ class LiveView:
                 self._lag = sum(p.lag for g in groups for p in g.partitions)
             except MdpError:
                 self._lag = None
-            if live is not None:
-                live.update(self.render(live.console.width), refresh=True)
+            live.update(self.render(live.console.width), refresh=True)
             await asyncio.sleep(0.25)
 
     def _rate(self) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from market_data_pipeline.cli import context
+from market_data_pipeline.cli import context, spans
 from market_data_pipeline.cli.repartition import at_rest
 
 if TYPE_CHECKING:
@@ -42,13 +42,14 @@ def migrate(
     from market_data_core.config_files import Given
     from market_data_core.errors import UsageError
 
+    wanted = None if topic is None else spans.topic("--topic", topic)
     old = context.settings(ctx, Given("--from", "bus.type", source))
     new = context.settings(ctx, Given("--to", "bus.type", to))
     if old.bus.type == new.bus.type:
         raise UsageError(f"--to {to}: is where it comes from; name the other bus with --from")
     redis = new.bus.redis
     following = [redis.bars_stream, redis.signals_stream]
-    name = topic or redis.stream
+    name = wanted or redis.stream
     if name in following:
         raise UsageError(
             f"--topic {name}: follows {redis.stream}; use --topic {redis.stream}, which moves both"
