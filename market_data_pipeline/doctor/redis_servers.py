@@ -14,8 +14,8 @@ from market_data_pipeline.streaming.redis_health import (
     OLDEST,
     ClusterHealth,
     NodeHealth,
+    RedisNodes,
     cluster_of,
-    nodes_of,
 )
 
 NEARLY_FULL: Final = 0.9
@@ -25,13 +25,15 @@ _OVERCOMMIT: Final = Path("/proc/sys/vm/overcommit_memory")
 async def redis_servers(url: str, where: str, clock: Clock | None = None) -> list[Finding]:
     """Everything about the servers at ``url``; ``where`` is how they are named, without secrets."""
     server = server_at(url)
+    asking = RedisNodes(server, clock)
     try:
         cluster = await cluster_of(server)
-        nodes = await nodes_of(server, cluster.away if cluster else (), clock)
+        nodes = await asking.look(cluster.away if cluster else ())
     except MdpError as error:
         fix = "start it, or correct REDIS_URI; or unset REDIS_URI to use the embedded one"
         return [failure("redis", error, fix if error.retriable else "")]
     finally:
+        await asking.close()
         await server.close()
     findings = [] if cluster is None else [_cluster(cluster, nodes)]
     for node in nodes:

@@ -24,7 +24,7 @@ from market_data_pipeline.streaming.partitions import check_partitions, check_to
 from market_data_pipeline.streaming.redis_cluster import Remap, server_at
 from market_data_pipeline.streaming.redis_consumer import RedisConsumer
 from market_data_pipeline.streaming.redis_entries import format_id, parse_id, stored
-from market_data_pipeline.streaming.redis_health import OLDEST, nodes_of
+from market_data_pipeline.streaming.redis_health import OLDEST, RedisNodes
 from market_data_pipeline.streaming.redis_repartition import RedisSwitch
 from market_data_pipeline.streaming.redis_status import RedisStatus
 from market_data_pipeline.streaming.redis_topics import Topics, stream_names
@@ -56,6 +56,7 @@ class RedisBus(Bus):
         self._topics = Topics(self._server)
         self._publishing = self._server.wire()
         self._reading = self._server.wire()
+        self._nodes = RedisNodes(self._server)
         self._doubtful: set[str] = set()
 
     async def ensure_topic(self, topic: str, partitions: int) -> int:
@@ -157,7 +158,7 @@ class RedisBus(Bus):
             BusUnavailable: it does not answer.
             BusError: it refuses us, or is older than 6.2.
         """
-        nodes = await nodes_of(self._server)
+        nodes = await self._nodes.look()
         oldest = min(nodes, key=lambda node: node.number)
         if oldest.number < OLDEST:
             raise BusError(f"Redis at {self._server.where} is {oldest.version}: 6.2 or newer is needed")
@@ -172,6 +173,7 @@ class RedisBus(Bus):
     async def close(self) -> None:
         await self._publishing.close()
         await self._reading.close()
+        await self._nodes.close()
         await self._server.close()
 
     async def _append(self, stream: str, records: Sequence[Record]) -> None:

@@ -64,24 +64,35 @@ class ClusterHealth:
     away: list[str]
 
 
-async def nodes_of(
-    server: RedisServer, without: Collection[str] = (), clock: Clock | None = None
-) -> list[NodeHealth]:
-    """Every server that has keys: the masters of a cluster but those in ``without``, or the one.
+class RedisNodes:
+    """Asks every server that has keys: the masters of a cluster, or the one. Each over a connection that is kept:
+    what opening one leaves behind is many kilobytes that only the garbage collector can free."""
 
-    Raises:
-        BusUnavailable, BusError: one of them does not answer, or refuses us.
-    """
-    await server.settle()
-    clock = clock or SystemClock()
-    found = []
-    for place in (place for place in server.places() if place not in without):
-        wire = server.wire_at(place)
-        try:
-            found.append(await _node(server, wire, place, clock))
-        finally:
+    def __init__(self, server: RedisServer, clock: Clock | None = None) -> None:
+        self._server = server
+        self._clock = clock or SystemClock()
+        self._wires: dict[str, Wire] = {}
+
+    async def look(self, without: Collection[str] = ()) -> list[NodeHealth]:
+        """All of them but those at the places ``without``.
+
+        Raises:
+            BusUnavailable, BusError: one of them does not answer, or refuses us.
+        """
+        await self._server.settle()
+        places = self._server.places()
+        for place in self._wires.keys() - set(places):
+            await self._wires.pop(place).close()
+        return [await self._node(place) for place in places if place not in without]
+
+    async def close(self) -> None:
+        for wire in self._wires.values():
             await wire.close()
-    return found
+
+    async def _node(self, place: str) -> NodeHealth:
+        if place not in self._wires:
+            self._wires[place] = self._server.wire_at(place)
+        return await _node(self._server, self._wires[place], place, self._clock)
 
 
 async def cluster_of(server: RedisServer) -> ClusterHealth | None:

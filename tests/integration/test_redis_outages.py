@@ -249,3 +249,13 @@ async def test_the_server_tells_its_durability(link: Wired) -> None:
     facts = await link.bus.ping()
     assert facts["durability"] == "append-only file, fsync always"
     assert PASSWORD not in "".join(facts.values())
+
+
+async def test_asking_the_server_how_it_is_opens_one_connection(server: RedisServer, link: Wired) -> None:
+    """A worker asks every few seconds, and what a closed connection leaves is many kilobytes of garbage."""
+    await link.bus.ping()
+    with server.client() as client:
+        before = client.info("stats")["total_connections_received"]
+        for _ in range(10):
+            await link.bus.ping()
+        assert client.info("stats")["total_connections_received"] == before
