@@ -11,7 +11,16 @@ import pytest
 
 from tests.extras import without
 from tests.integration.backfills import Command, until
-from tests.integration.test_backfill import TICKS, configured, days_of_files, stream_ticks
+from tests.integration.test_backfill import (
+    DATA,
+    MINUTE,
+    TICKS,
+    configured,
+    days_of_files,
+    lean,
+    stream,
+    stream_ticks,
+)
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,6 +80,31 @@ def test_a_node_that_dies_midway(command: Command, streamed: Command, nodes: Nod
     assert command.rows() == streamed.rows()
     again = command.run(*on_ray)
     assert (again["skipped"], again["done"], again["events"]) == (48, 0, 0)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real market data at {DATA}; set MDP_DATA")
+def test_real_days_of_which_a_node_dies_with_its_own(
+    command: Command, streamed: Command, nodes: Nodes
+) -> None:
+    """Then those of Ray, of the stream and of this machine alone are one table."""
+    asyncio.run(stream(streamed.url, lean(sorted(DATA.glob("tick_*_trade.zip"))), MINUTE))
+    given = ("--dataset", f"{DATA}/tick_*_trade.zip", "--preset", "lean", "--window", "1m", "--workers", "2")
+    on_ray = (*given, "--engine", "ray", "--ray-address", nodes.address)
+    process = command.start(*on_ray)
+    with command.held(after=0):
+        nodes.kill_second()
+        until(lambda: command.living_owners() < WORKERS)
+    summary = command.end(process)
+    assert (summary["tasks"], summary["done"], summary["failed"]) == (3, 3, 0)
+    assert (summary["events"], summary["behind_horizon"], summary["workers_lost"]) == (308_275, 0, 1)
+    rows = command.rows()
+    assert rows == streamed.rows()
+    before = command.versions()
+    again = command.run(*on_ray)
+    assert (again["skipped"], again["done"], again["events"]) == (3, 0, 0)
+    local = command.run(*given, "--no-resume")
+    assert (local["done"], local["bars_inserted"], local["bars_unchanged"]) == (3, 0, len(rows))
+    assert command.versions() == before, "rows of the other engine differ"
 
 
 def test_a_poison_file_and_an_address_without_a_cluster(command: Command, nodes: Nodes) -> None:
