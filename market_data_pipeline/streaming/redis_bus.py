@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -70,13 +71,17 @@ class RedisBus(Bus):
             await self._topics.restore(topic)
             self._doubtful.discard(topic)
         count = await self._topics.existing(topic)
-        try:
-            for part, some in grouped(records, count, partition).items():
-                await self._append(stream_of(topic, part, count), some)
-        except BusUnavailable:
-            # It may come back without its data.
-            self._doubtful.add(topic)
-            raise
+        parts = grouped(records, count, partition)
+        # At once, so that they are one exchange.
+        done = await asyncio.gather(
+            *(self._append(stream_of(topic, part, count), some) for part, some in parts.items()),
+            return_exceptions=True,
+        )
+        failures = [failure for failure in done if failure is not None]
+        if any(isinstance(failure, BusUnavailable) for failure in failures):
+            self._doubtful.add(topic)  # it may come back without its data
+        for failure in failures:
+            raise failure
 
     def consumer(
         self,
