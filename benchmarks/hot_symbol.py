@@ -83,7 +83,8 @@ def hot_symbol(servers: Servers, size: Size, console: Console) -> Report:
 
 def _measured(servers: Servers, bus: BusServer, how: How, seconds: float) -> Measured:
     topic = f"hot-{uuid.uuid4().hex}"
-    servers.rest()
+    events = int(seconds * RATE) * (1 if how == "no hot symbol" else 5)
+    servers.rest(events)
 
     async def run() -> Measured:
         async with Fleet(servers, bus, topic, WORKERS, "1s") as fleet, bus.open() as connection:
@@ -94,7 +95,6 @@ def _measured(servers: Servers, bus: BusServer, how: How, seconds: float) -> Mea
                 flows.create_task(_even(connection, topic, begin, end, with_hot=how == "hot, even load"))
                 if how == "hot, burst":
                     flows.create_task(_burst(connection, topic, begin, end))
-            events = int(seconds * RATE) * (1 if how == "no hot symbol" else 5)
             await fleet.stored("every event is in a bar", _DONE, events)
             after, took = fleet.cpu(), time.perf_counter() - began
             delays = await _delays(connection, fleet.bars_topic, begin, end)
@@ -103,7 +103,10 @@ def _measured(servers: Servers, bus: BusServer, how: How, seconds: float) -> Mea
             more = {"p50": p50, "p95": p95, "p99": p99, "beside": float(np.percentile(delays.beside, 95))}
             return Measured(events, took, cpu, peak_bytes=fleet.peak_bytes(), more=more)
 
-    return asyncio.run(run())
+    done = asyncio.run(run())
+    if bus.name == "redis":
+        servers.drop(topic, PARTITIONS)
+    return done
 
 
 async def _even(bus: Bus, topic: str, begin: int, end: int, *, with_hot: bool) -> None:

@@ -111,6 +111,5 @@ def _measured(servers: Servers, bus: BusServer, load: Load, workers: int) -> Mea
     done = asyncio.run(run())
     ticks.check(servers.bars(), load.bars, f"{workers} workers on {bus.title}")
     if bus.name == "redis":
-        for partition in range(PARTITIONS):
-            servers.drop(f"{topic}.{partition}")
+        servers.drop(topic, PARTITIONS)
     return done

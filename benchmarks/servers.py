@@ -52,8 +52,10 @@ class Servers:
 
         asyncio.run(publish())
 
-    def drop(self, topic: str) -> None:
-        self._redis.delete(topic)
+    def drop(self, topic: str, partitions: int = 1) -> None:
+        """Delete the records of ``topic``: a server that holds them would write them all when it rewrites its file."""
+        names = [topic] if partitions == 1 else [f"{topic}.{partition}" for partition in range(partitions)]
+        self._redis.delete(*names)
 
     def rest(self, records: int = 0) -> None:
         """Empty the tables, and see that neither server has housekeeping to do while ``records`` are read."""

@@ -47,7 +47,7 @@ def options(arguments: Sequence[str]) -> Options:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help=f"of {', '.join(CONTENDERS)}; all by default"
     )
-    parser.add_argument("--events", type=_positive, default=300_000, help="ticks in JSON")
+    parser.add_argument("--events", type=_positive, default=1_500_000, help="ticks in JSON")
     parser.add_argument("--frames", type=_positive, default=2_400_000, help="ticks in frames, for mdp")
     parser.add_argument(
         "--short", type=_positive, default=30_000, help="ticks in JSON for faust, which is slow"

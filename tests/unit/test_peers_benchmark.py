@@ -72,7 +72,7 @@ def test_every_symbol_has_a_tick_that_closes_its_windows() -> None:
 
 def test_options() -> None:
     assert options([]).names == tuple(CONTENDERS)
-    assert options([]).events == 300_000
+    assert options([]).events == 1_500_000
     asked = options(["bytewax", "mdp", "--events", "1_000", "--rounds", "1", "--json"])
     assert (asked.names, asked.events, asked.rounds, asked.as_json) == (("bytewax", "mdp"), 1000, 1, True)
 
