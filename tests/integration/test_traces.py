@@ -1,4 +1,4 @@
-"""Traces from a producer's publish to the commit of a signal: on the memory bus and on Redis, and sent over HTTP."""
+"""Traces from a producer's publish to the commit of a signal: on every bus, and sent over HTTP."""
 
 from __future__ import annotations
 
@@ -43,6 +43,8 @@ from market_data_store import StoreClient
 from tests.integration.pipeline import tick
 from tests.integration.sink import MemorySink
 from tests.servers import free_port
+from tests.servers import kafka as kafka_servers
+from tests.servers.kafka import KafkaServer, delete_topics
 from tests.servers.redis import RedisServer, running
 from tests.unit.test_producer_runner import Listed
 
@@ -86,19 +88,28 @@ def server() -> Iterator[RedisServer]:
     yield from running("6.2")
 
 
+@pytest.fixture(scope="module")
+def kafka() -> Iterator[KafkaServer]:
+    yield from kafka_servers.running()
+
+
 @pytest.fixture
 async def memory_bus() -> AsyncIterator[MemoryBus]:
     async with MemoryBus(f"memory://traces{next(_names)}") as bus:
         yield bus
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", "redis", pytest.param("kafka", marks=pytest.mark.slow)])
 async def bus(request: pytest.FixtureRequest) -> AsyncIterator[Bus]:
     url = f"memory://traces{next(_names)}"
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("server")
         server.client().flushall()
         url = server.uri
+    elif request.param == "kafka":
+        broker: KafkaServer = request.getfixturevalue("kafka")
+        await delete_topics(broker)
+        url = broker.bootstrap
     async with open_bus(request.param, url) as bus:
         yield bus
 

@@ -170,7 +170,8 @@ class KafkaServer:
         self._process = None
 
     def _java(self, main: str, *arguments: str) -> list[str]:
-        return ["java", *_JAVA, "-cp", f"{self._libs}/*", main, *arguments]
+        # Libraries unpack themselves there, and a process that is killed leaves them.
+        return ["java", *_JAVA, f"-Djava.io.tmpdir={self._home}", "-cp", f"{self._libs}/*", main, *arguments]
 
     def _format(self) -> None:
         assert self._home is not None
