@@ -105,6 +105,27 @@ def test_reading_from_the_first_offset_restores_what_is_remembered() -> None:
         assert len(seen) <= 2 * (100 // 30 + 2) * 2, "memory is bounded by the horizon"
 
 
+def test_the_memory_of_forgotten_ids_is_used_again() -> None:
+    """Let go of, it would often stay with the process, and more would be taken."""
+    seen = SeenIds(100)
+    rng = np.random.default_rng(1)
+    memory = set()
+    for turn in range(8):
+        seen.advance(turn * 100)
+        assert seen.add(rng.integers(1, 2**63, 5000).astype(np.uint64), turn).all()
+        if turn >= 2:
+            memory.add(id(seen._now._slots))
+    assert len(memory) == 2
+    seen.advance(800)
+    assert not len(seen._now)
+    assert len(seen._now._slots) > 10_000
+    # What hardly anything was in is not kept large.
+    for turn in range(9, 12):
+        seen.advance(turn * 100)
+        seen.add(ids(turn), turn)
+    assert len(seen._now._slots) < 5000
+
+
 @given(SEEDS, st.sampled_from([60, 250, 1000]))
 def test_within_the_horizon_a_copy_is_always_found(seed: int, horizon: int) -> None:
     """Against a dictionary of times: a copy within the horizon is known, and one beyond twice that, seen in steps of
