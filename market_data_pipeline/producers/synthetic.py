@@ -27,10 +27,12 @@ UNPACED_RATE: Final = 1_000_000.0
 """Events a second of event time in a run that goes as fast as possible."""
 _DAY_S: Final = 86_400.0
 _BLOCK: Final = 65_536
+_BLOCK_S: Final = 5.0
+"""Events are made in blocks of so many, or of so many seconds: megabytes at once come and go in steps of memory."""
 _STRETCH: Final = 100
 """Events that one gap leaves out."""
 _HIGHEST: Final = 1e9
-_PRICES, _SIZES, _GAPS, _DELAYS, _LATE, _COPIES = range(6)
+_PRICES, _SIZES, _GAPS, _DELAYS, _LATE, _COPIES, _WAITS = range(7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ def _schedule(spec: SyntheticSpec, begin: Callable[[], int]) -> Iterator[EventBa
     symbols = len(spec.symbols)
     series = tuple(Series(spec.provider, symbol, "tick", "1s") for symbol in spec.symbols)
     rate = spec.rate or UNPACED_RATE
-    rounds = max(16, _BLOCK // symbols)
+    rounds = max(16, int(min(_BLOCK, (spec.rate or np.inf) * _BLOCK_S)) // symbols)
     days = symbols / rate / _DAY_S
     drift, spread = -0.5 * spec.volatility**2 * days, spec.volatility * np.sqrt(days)
     prices = [_stream(spec, _PRICES, symbol) for symbol in spec.symbols]
@@ -256,8 +258,9 @@ def _limited(batches: Iterator[EventBatch], spec: SyntheticSpec) -> Iterator[Eve
 
 
 def _arrivals(batches: Iterator[EventBatch], spec: SyntheticSpec) -> Iterator[EventBatch]:
-    """Events in order of arrival: delayed, some of them by much, and some arriving twice."""
-    delays, lates, copies = (_stream(spec, purpose) for purpose in (_DELAYS, _LATE, _COPIES))
+    """Events in order of arrival: delayed, some of them by much, and some arriving twice. How the schedule is cut into
+    blocks does not change which."""
+    delays, lates, copies, waits = (_stream(spec, of) for of in (_DELAYS, _LATE, _COPIES, _WAITS))
     held = EventBatch.empty()
     for batch in batches:
         n = len(batch)
@@ -269,7 +272,7 @@ def _arrivals(batches: Iterator[EventBatch], spec: SyntheticSpec) -> Iterator[Ev
         again = np.flatnonzero(copies.random(n) < spec.duplicate_ratio)
         if len(again):
             more = arriving.take(again)
-            wait = copies.integers(1, max(spec.duplicate_ms * 1000, 1), len(again), endpoint=True) * 1000
+            wait = waits.integers(1, max(spec.duplicate_ms * 1000, 1), len(again), endpoint=True) * 1000
             more = replace(more, ingest_ts=more.ingest_ts + wait)
             arriving = EventBatch.concat([arriving, more])
         pool = arriving if len(held) == 0 else EventBatch.concat([held, arriving])

@@ -17,6 +17,7 @@ from market_data_core.clock import ManualClock
 from market_data_core.codecs import faults
 from market_data_core.config import Settings
 from market_data_core.errors import UsageError
+from market_data_pipeline.producers import synthetic
 from market_data_pipeline.producers.provider import ProviderRequest
 from market_data_pipeline.producers.synthetic import SyntheticProvider, SyntheticSpec, provider
 
@@ -48,6 +49,17 @@ def test_same_seed_and_start_give_identical_events(disturbances: dict[str, float
     wanted: dict[str, Any] = {"symbols": ("A", "B", "C"), "rate": 1000.0, "limit": 150_000, **disturbances}
     assert same(events(**wanted), events(**wanted))
     assert not same(events(**wanted), events(**{**wanted, "seed": 8}))
+
+
+@pytest.mark.parametrize("disturbances", [{}, DISTURBED])
+def test_events_do_not_change_with_the_blocks_that_they_are_made_in(
+    disturbances: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted: dict[str, Any] = {"symbols": ("A", "B", "C"), "rate": 1000.0, "limit": 30_000, **disturbances}
+    found = events(**wanted)
+    for seconds in (0.1, 1.0, 1e9):
+        monkeypatch.setattr(synthetic, "_BLOCK_S", seconds)
+        assert same(found, events(**wanted))
 
 
 def test_a_longer_run_begins_like_a_shorter_one() -> None:
