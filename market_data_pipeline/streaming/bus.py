@@ -90,6 +90,7 @@ class Poll:
 class GroupPartition:
     """One partition of one consumer group, for operators.
 
+    ``lag``: records that it was not handed yet; where a server does not count, more than 1,000 are an estimate.
     ``lease_left_ms``: how long it is the owner's unless renewed, negative when for ever; None where nobody owns it, or
     the driver has no leases.
     """

@@ -12,13 +12,16 @@ from market_data_pipeline.streaming.redis_group import missing, pairs
 from market_data_pipeline.streaming.redis_topics import lease_key, members_key, stream_names
 from market_data_pipeline.streaming.redis_wire import RedisServer, Reply, Wire, pack
 
-_COUNT_STEP: Final = 10_000
+_COUNTED: Final = 1000
+"""Entries that are counted one by one, which takes the server 3 ms, and it does nothing else meanwhile."""
 _NO_KEY: Final = -2
 """What PTTL says of a key that is not there."""
 _COUNT: Final = """
 local entries = redis.call('XRANGE', KEYS[1], ARGV[1], '+', 'COUNT', ARGV[2])
-if #entries == 0 then return {0, ''} end
-return {#entries, entries[#entries][1]}
+if #entries < tonumber(ARGV[2]) then return {#entries} end
+local first = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+return {#entries, redis.call('XLEN', KEYS[1]), first[1][1], last[1][1]}
 """
 
 
@@ -88,19 +91,25 @@ class RedisStatus:
     async def _lag(self, stream: str, about: dict[bytes, Any]) -> int:
         """How many entries the group was not handed yet.
 
-        Redis 7 mostly knows. Else they are counted on the server, in steps that do not hold others up.
+        Redis 7 mostly knows. Else a few are counted, and of many it is estimated by their times: to count a backlog
+        again and again would take more of the server than to read it.
         """
         known = about.get(b"lag")
         if known is not None:
             return int(known)
-        total: int = 0
         after = about[b"last-delivered-id"]
-        while True:
-            command = pack("EVAL", _COUNT, 1, stream, b"(" + after, _COUNT_STEP)
-            step, after = (await self._ask(stream, command))[0]
-            total += step
-            if step < _COUNT_STEP:
-                return total
+        (found,) = await self._ask(stream, pack("EVAL", _COUNT, 1, stream, b"(" + after, _COUNTED))
+        return found[0] if len(found) == 1 else _estimate(after, *found)
+
+
+def _estimate(after: bytes, counted: int, length: int, first: bytes, last: bytes) -> int:
+    """How many of ``length`` entries from ``first`` to ``last`` come after an id, if they came evenly; ``counted`` or
+    more. Right when the group was handed none of them yet."""
+    at, begin, end = map(parse_id, (after, first, last))
+    if at < begin:
+        return length
+    share = (end - at) / max(end - begin, 1)
+    return min(length, max(counted, round(length * share)))
 
 
 def _ms(time: Reply) -> int:

@@ -198,14 +198,43 @@ async def test_a_position_past_the_end_of_what_the_server_lost_still_sees_what_i
     await one.close()
 
 
-async def test_lag_counts_also_where_the_server_does_not(bus: RedisBus, cli: redis.Redis) -> None:
+async def test_a_short_lag_is_counted_also_where_the_server_does_not(bus: RedisBus, cli: redis.Redis) -> None:
     await bus.ensure_topic("t", 1)
-    await bus.publish("t", records(range(25_000)))
+    await bus.publish("t", records(range(2000)))
     offsets = [r.offset for r in await bus.read("t", 0, None, 30_000)]
     cli.xgroup_create("t", "g", "0")
     # Redis 7 does not know the lag of a group that was set into the middle, or past a deleted entry.
-    cli.xgroup_setid("t", "g", bus.format_offset(offsets[999]))
-    await bus.delete("t", 0, offsets[5000:5010])
+    cli.xgroup_setid("t", "g", bus.format_offset(offsets[1099]))
+    await bus.delete("t", 0, offsets[1500:1510])
     (status,) = await bus.status(["t"])
-    assert status.groups[0].partitions[0].lag == 25_000 - 1000 - 10
-    assert status.records == 24_990
+    assert status.groups[0].partitions[0].lag == 2000 - 1100 - 10
+    assert status.records == 1990
+
+
+async def test_a_long_lag_is_estimated_where_the_server_does_not_count(
+    bus: RedisBus, cli: redis.Redis
+) -> None:
+    """To count a backlog each few seconds would take more of the server than to read it."""
+    await bus.ensure_topic("t", 1)
+    evenly = [f"{ms}-0" for ms in range(10_000, 15_000)]
+    at_once = [f"15000-{number}" for number in range(1, 2001)]
+    with cli.pipeline(transaction=False) as pipe:
+        for entry in evenly:
+            pipe.xadd("t", {"v": "x"}, id=entry)
+        pipe.execute()
+        cli.xgroup_create("t", "g", "0")
+
+        async def lag(position: str) -> int:
+            cli.xgroup_setid("t", "g", position)
+            (status,) = await bus.status(["t"])
+            return status.groups[0].partitions[0].lag
+
+        assert await lag("5-0") == 5000, "it was handed none of them"
+        cli.xdel("t", "14500-0")  # so that Redis 7 does not know either
+        assert await lag("11999-0") == pytest.approx(2999, abs=2)
+        assert await lag("14999-0") == 0
+        for entry in at_once:
+            pipe.xadd("t", {"v": "x"}, id=entry)
+        pipe.execute()
+        assert 1000 <= await lag("14999-0") < 2000, "no fewer than were counted"
+    assert await lag("20000-0") == 0
