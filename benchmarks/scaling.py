@@ -92,7 +92,7 @@ def _label(bus: BusServer, codec: str, workers: int) -> str:
 def _measured(servers: Servers, bus: BusServer, load: Load, workers: int) -> Measured:
     """Workers stand still while the topic is filled; from when they go on until the last bar is stored."""
     topic = f"scaling-{uuid.uuid4().hex}"
-    servers.rest(load.records)
+    servers.rest()
     latest = int(load.bars["ts"].max()) / 1e9  # type: ignore[arg-type]
 
     async def run() -> Measured:
@@ -101,6 +101,7 @@ def _measured(servers: Servers, bus: BusServer, load: Load, workers: int) -> Mea
             async with bus.open() as connection:
                 for parcel in load.parcels:
                     await connection.publish(topic, parcel.records, partition=parcel.partition)
+            servers.settle(load.records)
             before, began = fleet.cpu(), time.perf_counter()
             fleet.go_on()
             await fleet.stored("every bar is stored", _DONE, len(load.bars), latest)

@@ -62,6 +62,10 @@ class Servers:
         with psycopg.connect(libpq_url(self.database_url), autocommit=True) as connection:
             connection.execute(f"TRUNCATE {_TABLES}")
             connection.execute("CHECKPOINT")
+        self.settle(records)
+
+    def settle(self, records: int) -> None:
+        """See that Redis rewrites no file while ``records`` are read."""
         about = self._settled()
         base, size = about["aof_base_size"], about["aof_current_size"]
         if size + records * _AOF_BYTES > max(2 * base, _REWRITE_FROM):
