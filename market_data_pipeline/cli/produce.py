@@ -133,7 +133,7 @@ def produce(
     source = load_provider(provider)(request)
     pace: Pace = Unpaced()
     if synthetic and (rate or (rate is None and settings.producers.synthetic.tick_rate)):
-        pace = EventTimePace(1.0, "ingest_ts")
+        pace = EventTimePace(1.0, "ingest_ts", request.clock if start_time is None else None)
     elif rate and not synthetic:
         if not source.can_wait:
             raise UsageError(

@@ -35,8 +35,10 @@ def live_runner(
     settings: Settings, bus: Bus, audit: Audit, duration: float | None, observer: ProducerObserver
 ) -> ProducerRunner:
     """A runner of the synthetic provider as the settings ask for it."""
-    provider = Noted(load_provider("synthetic")(ProviderRequest(settings)), audit)
-    pace: Pace = EventTimePace(1.0, "ingest_ts") if settings.producers.synthetic.tick_rate else Unpaced()
+    request = ProviderRequest(settings)
+    provider = Noted(load_provider("synthetic")(request), audit)
+    paced = settings.producers.synthetic.tick_rate > 0
+    pace: Pace = EventTimePace(1.0, "ingest_ts", request.clock) if paced else Unpaced()
     options = RunnerOptions(
         partitions=settings.bus.redis.partitions, codec=settings.bus.codec, duration_s=duration
     )

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from market_data_core.batch import I64, EventBatch
+from market_data_core.clock import Clock
 from market_data_core.errors import UsageError
 
 
@@ -52,11 +53,13 @@ class EventTimePace:
     """As the events happened, ``speed`` times as fast, from the first one on.
 
     ``column`` is whose time counts: when an event happened, or when it arrives. An event that goes back in time
-    is due with the one before it.
+    is due with the one before it. The first is due at once, or, with a ``clock``, when it is its time by it: so events
+    that are made as they happen never are ahead of their own times.
     """
 
     speed: float = 1.0
     column: Literal["src_ts", "ingest_ts"] = "src_ts"
+    clock: Clock | None = None
     _start: int | None = None
     _first: int = 0
     _newest: int = field(default=-(2**63))
@@ -71,6 +74,8 @@ class EventTimePace:
             return None
         if self._start is None:
             self._start, self._first = now, int(at[0])
+            if self.clock is not None:
+                self._start += self._first - self.clock.now()
         newest = np.maximum(np.maximum.accumulate(at), self._newest)
         self._newest = int(newest[-1])
         passed = np.maximum(newest - self._first, 0)

@@ -57,6 +57,15 @@ def test_event_time_at_a_speed(speed: float, want: list[int]) -> None:
     assert due.tolist() == want
 
 
+@pytest.mark.parametrize("ahead", [S // 10, 0, -S // 10])
+def test_with_a_clock_an_event_is_due_at_its_own_time(ahead: int) -> None:
+    """The first one too, whether that is yet to come or over."""
+    pace = EventTimePace(1.0, "ingest_ts", ManualClock(100 * S + 7))
+    due = pace.due(batch([100 * S + ahead, 101 * S]), 7)
+    assert due is not None
+    assert due.tolist() == [7 + ahead, 7 + S]
+
+
 def test_event_time_never_goes_back_between_batches() -> None:
     pace = EventTimePace(1.0, "ingest_ts")
     assert pace.due(batch([]), 3) is None
