@@ -26,7 +26,7 @@ from market_data_store.connection import libpq_url
 
 _AOF_BYTES: Final = 400
 """What reading and acknowledging one record may add to the append-only file: it logs each delivery."""
-_REWRITE_FROM: Final = 64 << 20
+_REWRITE_FROM: Final = 512 << 20
 _TABLES: Final = "bars_ohlcv, signals, stream_claims, stream_positions, stream_outbox"
 
 

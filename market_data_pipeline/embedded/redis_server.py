@@ -18,7 +18,8 @@ from market_data_pipeline.embedded import spawn
 from market_data_pipeline.embedded.service import Service, State
 
 # Every command is in the append-only file, and on the disk, before its client has the answer: what a producer
-# was told is published survives a loss of power. One event loop's worth of commands shares one fsync.
+# was told is published survives a loss of power. One event loop's worth of commands shares one fsync. It is rewritten
+# late: everybody waits for the disk meanwhile, and with Redis' 64 MB that was every four seconds at 20,000 events/s.
 _CONFIGURATION: Final = """\
 bind 127.0.0.1
 port {port}
@@ -31,7 +32,7 @@ appendonly yes
 appendfsync always
 aof-use-rdb-preamble yes
 auto-aof-rewrite-percentage 100
-auto-aof-rewrite-min-size 64mb
+auto-aof-rewrite-min-size 512mb
 save ""
 maxmemory-policy noeviction
 tcp-keepalive 60
