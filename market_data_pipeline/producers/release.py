@@ -69,7 +69,7 @@ class Release:
         now = self._clock.monotonic()
         due = self._pace.due(batch, now)
         if self._deadline is None and self._duration_s is not None and n:
-            self._deadline = now + int(self._duration_s * 1e9)
+            self._deadline = (now if due is None else int(due[0])) + int(self._duration_s * 1e9)
         while start < n and not self.halted.is_set() and not self.over:
             now = self._clock.monotonic()
             end = min(n, start + self._largest)

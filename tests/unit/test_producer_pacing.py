@@ -167,6 +167,15 @@ async def test_a_duration_takes_what_is_due_in_it(duration: float, count: int) -
     assert let_out.over is (count < 60)
 
 
+@pytest.mark.parametrize("ahead", [S // 4, 0, -S // 4])
+async def test_a_duration_counts_from_the_time_of_the_first_event(ahead: int) -> None:
+    time = Time()
+    pace = EventTimePace(1.0, "src_ts", time.clock)
+    times = [time.clock.now() + ahead + i * S // 10 for i in range(60)]
+    out = await taken(time, release(time, pace, duration_s=1.0), batch(times))
+    assert len(out) == 10
+
+
 async def test_a_duration_ends_an_unpaced_run() -> None:
     time = Time()
     let_out = release(time, Unpaced(), duration_s=1.0, largest=10)
