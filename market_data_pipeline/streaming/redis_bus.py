@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import structlog
@@ -12,7 +12,6 @@ from market_data_core.clock import Clock, SystemClock
 from market_data_core.errors import BusError, BusUnavailable
 from market_data_core.redact import SecretUrl
 from market_data_pipeline.streaming.bus import (
-    TRACEPARENT,
     Bus,
     Consumer,
     Offset,
@@ -24,7 +23,7 @@ from market_data_pipeline.streaming.bus import (
 from market_data_pipeline.streaming.partitions import check_partitions, check_topic, grouped, stream_of
 from market_data_pipeline.streaming.redis_cluster import Remap, server_at
 from market_data_pipeline.streaming.redis_consumer import RedisConsumer
-from market_data_pipeline.streaming.redis_entries import format_id, parse_id, stored
+from market_data_pipeline.streaming.redis_entries import additions, format_id, parse_id, stored
 from market_data_pipeline.streaming.redis_health import OLDEST, RedisNodes
 from market_data_pipeline.streaming.redis_repartition import RedisSwitch
 from market_data_pipeline.streaming.redis_status import RedisStatus
@@ -32,9 +31,8 @@ from market_data_pipeline.streaming.redis_topics import Topics, stream_names
 from market_data_pipeline.streaming.redis_trim import RedisTrim
 from market_data_pipeline.streaming.redis_wire import Reply, pack
 
-PUBLISH_RECORDS: Final = 2000
-PUBLISH_BYTES: Final = 4 << 20
-"""Bounds of what is sent before its replies are awaited."""
+DELETE_RECORDS: Final = 2000
+"""What one command deletes."""
 REPLICATION_MS: Final = 2000
 """How long replicas may take to have what was published, where they must."""
 
@@ -122,8 +120,8 @@ class RedisBus(Bus):
     async def delete(self, topic: str, partition: int, offsets: Sequence[Offset]) -> int:
         stream = await self._stream(topic, partition)
         removed = 0
-        for i in range(0, len(offsets), PUBLISH_RECORDS):
-            ids = map(format_id, offsets[i : i + PUBLISH_RECORDS])
+        for i in range(0, len(offsets), DELETE_RECORDS):
+            ids = map(format_id, offsets[i : i + DELETE_RECORDS])
             removed += await self._ask(stream, "XDEL", *ids)
         return removed
 
@@ -182,8 +180,8 @@ class RedisBus(Bus):
         await self._server.close()
 
     async def _append(self, stream: str, records: Sequence[Record]) -> None:
-        for commands in _additions(stream, records):
-            self._server.check(await self._publishing.exchange(*commands, key=stream))
+        for command in additions(stream, records):
+            self._server.check(await self._publishing.exchange(command, key=stream))
         await self._replicated(stream)
 
     async def _ask(self, stream: str, command: str, *rest: str | int) -> Reply:
@@ -209,19 +207,3 @@ class RedisBus(Bus):
         if not 0 <= partition < count:
             raise BusError(f"topic {topic} has no partition {partition}: it has {count}, counted from 0")
         return stream_of(topic, partition, count)
-
-
-def _additions(stream: str, records: Sequence[Record]) -> Iterator[list[bytes]]:
-    """The XADDs of ``records``, in bounded pieces."""
-    commands: list[bytes] = []
-    size = 0
-    for r in records:
-        lane = () if r.lane is None else ("l", r.lane)
-        trace = () if r.traceparent is None else (TRACEPARENT, r.traceparent)
-        commands.append(pack("XADD", stream, "*", "v", r.value, "k", r.key, *lane, *trace))
-        size += len(r.value)
-        if len(commands) == PUBLISH_RECORDS or size >= PUBLISH_BYTES:
-            yield commands
-            commands, size = [], 0
-    if commands:
-        yield commands

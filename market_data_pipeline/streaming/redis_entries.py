@@ -10,14 +10,36 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias, overload
 
-from market_data_pipeline.streaming.bus import TRACEPARENT, Offset, StoredRecord, Trace
+from market_data_pipeline.streaming.bus import TRACEPARENT, Offset, Record, StoredRecord, Trace
+from market_data_pipeline.streaming.redis_wire import pack
 
 Entry: TypeAlias = Sequence[Any]
 """As hiredis gives it: ``[id, [name, value, name, value, ...]]``."""
 
+APPEND_RECORDS: Final = 2000
+APPEND_BYTES: Final = 4 << 20
+"""Bounds of what is added by one command: the server does nothing else meanwhile."""
+_APPEND: Final = """
+local i = 1
+while i < #ARGV do
+    local last = i + ARGV[i]
+    local reply = redis.pcall('XADD', KEYS[1], '*', unpack(ARGV, i + 1, last))
+    if reply.err then
+        local said = string.match(reply.err, '^@user_script: %d+: %-?(.-)%s*$') or reply.err
+        if string.find(said, "can't run this command", 1, true) then
+            said = "NOPERM this user has no permissions to run the 'xadd' command"
+        end
+        return redis.error_reply(said)
+    end
+    i = last + 1
+end
+return redis.status_reply('OK')
+"""
+"""Its arguments: of each entry the number of its names and values, and these. Within a script Redis 6.2 words its
+refusals in its own way, with the place in the script before them."""
 _OURS: Final = frozenset({b"v", b"k", b"l", TRACEPARENT.encode()})
 _NUMBERS: Final = frozenset({"ver", "seq", "o", "h", "l", "c", "v", "value", "score"})
 _NUMBER: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -65,6 +87,31 @@ class Offsets(Sequence[int]):
 
     def __repr__(self) -> str:
         return f"Offsets({len(self)} from {self.ids[0]!r} to {self.ids[-1]!r})" if self.ids else "Offsets()"
+
+
+def additions(stream: str, records: Iterable[Record]) -> Iterator[bytes]:
+    """Commands that add ``records`` to ``stream``, in bounded pieces; each adds all of its own or none.
+
+    One command, and not an XADD each: a server takes 16 KiB of commands at a time, and syncs its file after each of
+    them that has written something.
+    """
+    head = ("EVAL", _APPEND, 1, stream)
+    entries: list[str | bytes | int] = []
+    count = size = 0
+    for r in records:
+        if r.lane is None and r.traceparent is None:
+            entries += (4, "v", r.value, "k", r.key)
+        else:
+            lane = () if r.lane is None else ("l", r.lane)
+            trace = () if r.traceparent is None else (TRACEPARENT, r.traceparent)
+            entries += (4 + len(lane) + len(trace), "v", r.value, "k", r.key, *lane, *trace)
+        count += 1
+        size += len(r.value)
+        if count == APPEND_RECORDS or size >= APPEND_BYTES:
+            yield pack(*head, *entries)
+            entries, count, size = [], 0, 0
+    if entries:
+        yield pack(*head, *entries)
 
 
 def columns(

@@ -7,11 +7,21 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from market_data_core.errors import BusUnavailable
+from market_data_pipeline.streaming import redis_entries
+from market_data_pipeline.streaming.bus import Record
 from market_data_pipeline.streaming.redis_bus import RedisBus
-from market_data_pipeline.streaming.redis_entries import Offsets, columns, format_id, parse_id
+from market_data_pipeline.streaming.redis_entries import (
+    Offsets,
+    additions,
+    columns,
+    format_id,
+    parse_id,
+    stored,
+)
 from tests.servers.redis import VERSIONS, RedisServer, running
 
 u64 = st.integers(0, 2**64 - 1)
@@ -111,3 +121,69 @@ async def test_entries_of_other_programs_are_delivered_as_json(server: RedisServ
             "c": "1e5x",
         }
         assert third == {"k": "K", "x": "1"}
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+published = st.builds(Record, names, st.binary(max_size=12), st.none() | names, st.none() | names)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(records=st.lists(published, max_size=30))
+def test_what_is_added_is_found_in_order_whatever_the_size_of_the_pieces(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch, records: list[Record]
+) -> None:
+    monkeypatch.setattr(redis_entries, "APPEND_RECORDS", 7)
+    monkeypatch.setattr(redis_entries, "APPEND_BYTES", 40)
+    with server.client() as client:
+        client.delete("mdp.added")
+        pieces = list(additions("mdp.added", records))
+        connection = client.connection_pool.get_connection()
+        for piece in pieces:
+            connection.send_packed_command([piece])
+            assert connection.read_response() == b"OK"
+        found = stored(
+            [
+                [name, [part for pair in fields.items() for part in pair]]
+                for name, fields in client.xrange("mdp.added")
+            ]
+        )
+    assert [Record(r.key, r.value, r.lane, r.traceparent) for r in found] == records
+    assert (len(pieces) == 0) is (len(records) == 0)
+    assert len(pieces) >= len(records) / 7
+
+
+async def test_records_of_a_partition_are_one_command(server: RedisServer) -> None:
+    """Which the server has done, and written to its file, wholly or not at all."""
+    with server.client() as client:
+        async with RedisBus(server.uri) as bus:
+            await bus.ensure_topic("mdp.once", 1)
+            client.config_resetstat()
+            await bus.publish("mdp.once", [Record("K", b"x" * 300)] * 2000)
+        done = client.info("commandstats")
+    assert (done["cmdstat_eval"]["calls"], done["cmdstat_xadd"]["calls"]) == (1, 2000)
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("maxmemory", "cannot take commands now: (OOM )?command not allowed when used memory"),
+        ("min-replicas-to-write", "cannot take commands now: NOREPLICAS"),
+    ],
+)
+async def test_a_refusal_is_that_of_the_server_and_nothing_was_added(
+    server: RedisServer, option: str, said: str
+) -> None:
+    topic = f"mdp.refused.{option}"
+    some = [Record("K", b"x")] * 100
+    with server.client() as client:
+        async with RedisBus(server.uri) as bus:
+            await bus.ensure_topic(topic, 1)
+            client.config_set(option, "1")
+            try:
+                with pytest.raises(BusUnavailable, match=said):
+                    await bus.publish(topic, some)
+            finally:
+                client.config_set(option, "0")
+            assert client.xlen(topic) == 0
+            await bus.publish(topic, some)
+        assert client.xlen(topic) == 100
