@@ -76,10 +76,11 @@ def format_time(ns: int) -> str:
 
 def format_times(times: NDArray[np.int64]) -> list[str]:
     """:func:`format_time` of a column."""
-    stamps = times.view("M8[ns]")
-    if not (times % 1000).any():
-        return [t + "Z" for t in np.datetime_as_string(stamps, unit="us").tolist()]
-    return [format_time(t) for t in times.tolist()]
+    nine = (times % 1000).any()
+    texts: list[str] = np.datetime_as_string(times.view("M8[ns]"), unit="ns" if nine else "us").tolist()
+    if nine:
+        return [(t[:-3] if t.endswith("000") else t) + "Z" for t in texts]
+    return [t + "Z" for t in texts]
 
 
 def parse_times(texts: Sequence[str]) -> NDArray[np.int64]:
