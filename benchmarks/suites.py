@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +14,7 @@ from typing import Any, Final, Literal
 import polars as pl
 from rich.console import Console
 
-from benchmarks import hot_symbol, inferring, scaling, ticks
+from benchmarks import hot_symbol, inferring, publishing, scaling, ticks
 from benchmarks.measure import Measured, measure
 from benchmarks.report import Contender, Ratio, Report
 from benchmarks.servers import Servers
@@ -162,6 +163,57 @@ def from_kafka(servers: Servers, size: Size, console: Console) -> Report:
     report.compare("the same by CPU time of the client", of_json, getmany, cpu=True)
     report.compare("frames by JSON", of_frames, of_json)
     return report
+
+
+def to_bus(servers: Servers, size: Size, console: Console) -> Report:
+    """Events to the bus, beside what its client does by itself."""
+    report = Report(
+        "publish", f"Events to {publishing.PARTITIONS} partitions, {SYMBOLS} symbols, one process"
+    )
+    with KafkaServer() as kafka:
+
+        def publish(bus: str, task: str, codec: str = "json") -> Measured:
+            events, topic = size.framed if codec == "frame" else size.singles, f"publish-{uuid.uuid4().hex}"
+            servers.rest(events)
+            pids = {"bus": servers.given["pids"]["redis"] if bus == "redis" else kafka.pid}
+            given = {
+                "topic": topic,
+                "events": events,
+                "symbols": SYMBOLS,
+                "codec": codec,
+                "bus": bus,
+                "pids": pids,
+            }
+            if bus == "kafka":
+                asyncio.run(_new_topic(kafka.bootstrap, topic, publishing.PARTITIONS))
+            done = measure(f"publishing:{task}", **given, redis=servers.redis_url, kafka=kafka.bootstrap)
+            if bus == "redis":
+                servers.drop(topic, publishing.PARTITIONS)
+            return done
+
+        contenders: dict[str, Contender] = {
+            "redis-py's pipeline, JSON": partial(publish, "redis", "pipeline"),
+            "Redis, the driver, JSON": partial(publish, "redis", "driver"),
+            "Redis, from columns, JSON": partial(publish, "redis", "producer"),
+            "Redis, from columns, frames": partial(publish, "redis", "producer", "frame"),
+            "aiokafka's send, JSON": partial(publish, "kafka", "send_batches"),
+            "Kafka, the driver, JSON": partial(publish, "kafka", "driver"),
+            "Kafka, from columns, JSON": partial(publish, "kafka", "producer"),
+            "Kafka, from columns, frames": partial(publish, "kafka", "producer", "frame"),
+        }
+        report.measure(contenders, size.less_rounds, console)
+    raw_redis, of_redis, *_ = labels = list(contenders)
+    raw_kafka, of_kafka = labels[4:6]
+    report.compare("driver by redis-py's pipeline", of_redis, raw_redis, 1.0)
+    report.compare("the same by CPU time of the client", of_redis, raw_redis, cpu=True)
+    report.compare("driver by aiokafka's send", of_kafka, raw_kafka, 1.0)
+    report.compare("the same by CPU time of the client", of_kafka, raw_kafka, cpu=True)
+    return report
+
+
+async def _new_topic(bootstrap: str, topic: str, partitions: int) -> None:
+    async with KafkaBus(bootstrap) as bus:
+        await bus.ensure_topic(topic, partitions)
 
 
 def by_symbols(servers: Servers, size: Size, console: Console) -> Report:
@@ -326,6 +378,7 @@ def _agree(report: Report, one: str, other: str) -> None:
 SUITES: Final[dict[str, Callable[[Servers, Size, Console], Report]]] = {
     "redis": from_redis,
     "kafka": from_kafka,
+    "publish": to_bus,
     "symbols": by_symbols,
     "file": from_file,
     "store": into_store,
