@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import hiredis
@@ -21,18 +20,15 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from market_data_core.ending import end
 from market_data_core.errors import BusError, BusUnavailable
 from market_data_pipeline.streaming.redis_errors import FAILURES, closed_meanwhile, explain
 from market_data_pipeline.streaming.redis_url import RedisUrl, parse
+from market_data_pipeline.streaming.together import Asked, Together
 
 TIMEOUT: Final = 5.0
 """Seconds that one exchange may take, beyond what a blocking read waits on purpose."""
 READ_SIZE: Final = 1 << 18
 """Bytes taken from the socket at a time. redis-py's default of 32 KiB costs a third of the read rate."""
-
-TOGETHER: Final = 4 << 20
-"""Bytes of commands that are one exchange though several callers wait for their replies."""
 
 Reply = Any
 
@@ -169,14 +165,6 @@ class _OfMaster(Connection):
 class _OfMasterTls(_OfMaster, SSLConnection): ...
 
 
-@dataclass(slots=True)
-class _Asked:
-    """Commands of one caller, and what comes of them."""
-
-    commands: Sequence[bytes]
-    replies: asyncio.Future[list[Reply]]
-
-
 class Wire:
     """One connection for whole exchanges: some commands at once, then their replies, in order.
 
@@ -188,8 +176,7 @@ class Wire:
         self._server = server
         self._connect = connect
         self._connection: Connection | None = None
-        self._waiting: list[_Asked] = []
-        self._going: asyncio.Task[None] | None = None
+        self._together = Together(self._exchange, self._closed)
 
     async def exchange(self, *commands: bytes, key: str = "") -> list[Reply]:
         """Send packed commands and return their replies; a refusal is returned as ResponseError.
@@ -201,43 +188,13 @@ class Wire:
         Raises:
             BusUnavailable, BusError: the connection failed, and any of the commands may have been done.
         """
-        asked = _Asked(commands, asyncio.get_running_loop().create_future())
-        self._waiting.append(asked)
-        if self._going is None:
-            self._going = asyncio.create_task(self._go())
-        return await asked.replies
+        return await self._together.ask(commands, sum(map(len, commands)))
 
-    async def _go(self) -> None:
-        """Exchange until nobody waits."""
-        some: list[_Asked] = []
-        try:
-            while some := self._together():
-                try:
-                    await self.send([command for asked in some for command in asked.commands])
-                    replies = iter(await self.receive(sum(len(asked.commands) for asked in some)))
-                except Exception as error:
-                    _fail(some, error)
-                    continue
-                for asked in some:
-                    mine = [next(replies) for _ in asked.commands]
-                    if not asked.replies.done():
-                        asked.replies.set_result(mine)
-        finally:
-            self._going = None
-            _fail((*some, *self._waiting), self._closed())  # there are any only when this was cancelled
-
-    def _together(self) -> list[_Asked]:
-        """The next who wait; not those who do so no more."""
-        self._waiting = [asked for asked in self._waiting if not asked.replies.done()]
-        size = 0
-        for count, asked in enumerate(self._waiting):
-            size += sum(map(len, asked.commands))
-            if size > TOGETHER and count:
-                break
-        else:
-            count = len(self._waiting)
-        some, self._waiting = self._waiting[:count], self._waiting[count:]
-        return some
+    async def _exchange(self, some: Sequence[Asked[Sequence[bytes], list[Reply]]]) -> None:
+        await self.send([command for asked in some for command in asked.what])
+        replies = iter(await self.receive(sum(len(asked.what) for asked in some)))
+        for asked in some:
+            asked.answer([next(replies) for _ in asked.what])
 
     async def send(self, commands: Sequence[bytes]) -> None:
         with self._server.translated():
@@ -276,21 +233,13 @@ class Wire:
 
     async def close(self) -> None:
         """Close the connection; whoever waits for a reply on it gets BusUnavailable."""
-        _fail(self._waiting, self._closed())
         connection, self._connection = self._connection, None
+        await self._together.close()
         if connection is not None:
             await connection.disconnect()
-        if self._going is not None:
-            await end(self._going)
 
     def _closed(self) -> BusUnavailable:
         return BusUnavailable(f"Redis at {self._server.where} closed the connection")
-
-
-def _fail(some: Iterable[_Asked], error: Exception) -> None:
-    for asked in some:
-        if not asked.replies.done():
-            asked.replies.set_exception(error)
 
 
 async def _ended(connection: Connection) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from market_data_core.errors import BusUnavailable
-from market_data_pipeline.streaming import redis_wire
+from market_data_pipeline.streaming import together
 from market_data_pipeline.streaming.bus import Record
 from market_data_pipeline.streaming.redis_bus import RedisBus
 from market_data_pipeline.streaming.redis_wire import RedisServer, Wire, pack
@@ -50,7 +50,7 @@ async def asked(wire: Wire, count: int) -> list[asyncio.Task[list[object]]]:
 async def test_each_of_many_gets_its_own_replies_in_the_order_of_asking(
     wire: Wire, redis: servers.RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(redis_wire, "TOGETHER", 1000)
+    monkeypatch.setattr(together, "MOST_BYTES", 1000)
     replies = await asyncio.gather(*await asked(wire, 200))
     assert replies == [[n + 1, str(n).encode()] for n in range(200)]
     assert redis.client().lrange("l", 0, -1) == [str(n).encode() for n in range(200)]
