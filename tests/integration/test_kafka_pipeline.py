@@ -270,7 +270,7 @@ async def test_publishing_gives_up_on_a_broker_that_does_not_answer(server: Kafk
             began = time.monotonic()
             with pytest.raises(BusUnavailable):
                 await bus.publish(topic, [Record("K", b"1")], partition=0)
-            assert time.monotonic() - began < 15
+            assert time.monotonic() - began < 30
     finally:
         server.thaw()
 
