@@ -39,13 +39,13 @@ async def pipeline(given: dict[str, Any]) -> Measured:
 
 
 async def send_batches(given: dict[str, Any]) -> Measured:
-    """``AIOKafkaProducer.send`` of each record, idempotent with lz4 as the driver's is, records encoded before."""
+    """``AIOKafkaProducer.send`` of each record, idempotent and with zstd as the driver's is, records encoded before."""
     from aiokafka import AIOKafkaProducer
 
     topic, slices = given["topic"], list(_slices(given))
     watch = Stopwatch(given["pids"])
     async with AIOKafkaProducer(
-        bootstrap_servers=given["kafka"], enable_idempotence=True, compression_type="lz4", linger_ms=5
+        bootstrap_servers=given["kafka"], enable_idempotence=True, compression_type="zstd", linger_ms=5
     ) as producer:
         await producer.partitions_for(topic)
         watch.start()

@@ -26,6 +26,9 @@ class KafkaBus(Section):
         ge=0,
         le=32,
     )
+    compression: Literal["zstd", "lz4", "snappy", "gzip", "none"] = key(
+        "zstd", "How batches of records are compressed, for brokers or readers that do not take zstd."
+    )
     username: str = key("", "User for SASL; empty: no login.", example="mdp")
     password: SecretText = key(SecretText(""), "Password of that user.", example="a password")
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = key(
@@ -71,6 +74,7 @@ class KafkaBus(Section):
             "cert": self.tls_cert,
             "key": self.tls_key,
             "replication_factor": str(self.replication_factor or ""),
+            "compression": self.compression.replace("zstd", ""),
         }
         query = urlencode({name: value for name, value in parameters.items() if value})
         scheme = "kafkas" if self.tls else "kafka"

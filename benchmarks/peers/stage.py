@@ -79,7 +79,7 @@ class Stage:
         self._connection = psycopg.connect(self.database, autocommit=True)
 
     def load(self, name: str, codec: Literal["json", "frame"], events: int, symbols: int) -> Topic:
-        """A new topic of one partition, as mdp's producers write it: compressed with lz4, by aiokafka."""
+        """A new topic of one partition, compressed with lz4, by aiokafka."""
         batch = ticks.ticks(events, symbols)
         bars, batch = ticks.recount(batch), with_ends(batch)
         records: list[Record]

@@ -12,7 +12,8 @@ from market_data_core.errors import ConfigError
 from market_data_core.redact import redact
 
 _PORT: Final = 9092
-_PARAMETERS: Final = {"mechanism", "ca", "cert", "key", "replication_factor"}
+_PARAMETERS: Final = {"mechanism", "ca", "cert", "key", "replication_factor", "compression"}
+_COMPRESSIONS: Final = ("zstd", "lz4", "snappy", "gzip", "none")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,8 @@ class Address:
     """Parsed from ``kafka://[user:password@]host:port[,host:port...][?mechanism=...]``; ``kafkas://`` is TLS.
 
     Parameters: ``mechanism`` of SASL (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512), the PEM files ``ca``, ``cert`` and ``key``,
-    and ``replication_factor`` of topics that are created (0: three, or as many as there are brokers).
+    ``replication_factor`` of topics that are created (0: three, or as many as there are brokers), and the
+    ``compression`` of what is published (zstd, lz4, snappy, gzip, none).
     """
 
     brokers: tuple[str, ...]
@@ -32,6 +34,7 @@ class Address:
     cert: str
     key: str
     replication_factor: int
+    compression: str
 
     @classmethod
     def parse(cls, uri: str) -> Address:
@@ -49,6 +52,11 @@ class Address:
             raise ConfigError(
                 f"{redact(uri)} is not the URL of a Kafka cluster, such as kafka://127.0.0.1:9092"
             )
+        compression = given.get("compression", "zstd")
+        if compression not in _COMPRESSIONS:
+            raise ConfigError(
+                f"{redact(uri)} has the compression {compression}: use {', '.join(_COMPRESSIONS)}"
+            )
         if unknown := given.keys() - _PARAMETERS:
             raise ConfigError(f"{redact(uri)} has the unknown parameter {min(unknown)}: remove it")
         return cls(
@@ -61,6 +69,7 @@ class Address:
             cert=given.get("cert", ""),
             key=given.get("key", ""),
             replication_factor=int(factor),
+            compression=compression,
         )
 
     def __str__(self) -> str:

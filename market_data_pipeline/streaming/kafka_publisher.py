@@ -118,10 +118,11 @@ class KafkaPublisher:
 
     async def _started(self) -> AIOKafkaProducer:
         if self._producer is None:
+            compression = self._link.address.compression
             producer = AIOKafkaProducer(
                 client_id="mdp",
                 enable_idempotence=True,
-                compression_type="lz4",
+                compression_type=None if compression == "none" else compression,
                 max_batch_size=BATCH_BYTES,
                 max_request_size=LARGEST_BATCH,
                 request_timeout_ms=int(TIMEOUT * 1000),

@@ -259,6 +259,23 @@ async def test_a_broker_that_has_just_come_back_trims_nothing_unread(server: Kaf
         assert [r.value for r in await bus.read(topic, 0, None, 1)] == [b"10"]
 
 
+@pytest.mark.parametrize(
+    ("compression", "codec"), [("none", 0), ("gzip", 1), ("snappy", 2), ("lz4", 3), ("zstd", 4), ("", 4)]
+)
+async def test_batches_are_compressed_as_configured(
+    server: KafkaServer, bus: Bus, compression: str, codec: int
+) -> None:
+    topic = f"pressed.{compression}"
+    query = f"?compression={compression}" if compression else ""
+    some = [Record("K", b'{"number": %d}' % number) for number in range(1000)]
+    async with open_bus("kafka", f"kafka://{server.bootstrap}{query}") as publishing:
+        await publishing.ensure_topic(topic, 1)
+        await publishing.publish(topic, some)
+    assert [r.value for r in await bus.read(topic, 0, None, 2000)] == [r.value for r in some]
+    # Of a batch: offset, length, epoch, version and checksum (21 bytes), then its attributes.
+    assert server.stored(topic, 0)[22] & 0b111 == codec
+
+
 async def test_publishing_gives_up_on_a_broker_that_does_not_answer(server: KafkaServer, bus: Bus) -> None:
     """So that a producer spools, and does not wait for ever. What it then sends again may be there twice."""
     topic = "frozen.events"

@@ -100,6 +100,11 @@ class KafkaServer:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def stored(self, topic: str, partition: int) -> bytes:
+        """The first file of a partition as it lies on the disk."""
+        assert self._home is not None
+        return (self._home / "data" / f"{topic}-{partition}" / f"{0:020}.log").read_bytes()
+
     def __enter__(self) -> Self:
         self._home = Path(tempfile.mkdtemp(prefix="mdp-kafka-"))
         (self._home / "server.properties").write_text(

@@ -19,8 +19,16 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 )
 
 
-@given(TEXTS, TEXTS, st.sampled_from(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]), st.booleans())
-def test_what_is_configured_reaches_the_driver(user: str, password: str, mechanism: str, tls: bool) -> None:
+@given(
+    TEXTS,
+    TEXTS,
+    st.sampled_from(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]),
+    st.booleans(),
+    st.sampled_from(["zstd", "lz4", "snappy", "gzip", "none"]),
+)
+def test_what_is_configured_reaches_the_driver(
+    user: str, password: str, mechanism: str, tls: bool, compression: str
+) -> None:
     section = KafkaBus.model_validate(
         {
             "bootstrap": "a.example:9092, b.example:9093",
@@ -29,12 +37,13 @@ def test_what_is_configured_reaches_the_driver(user: str, password: str, mechani
             "sasl_mechanism": mechanism,
             "tls": tls,
             "replication_factor": 2,
+            "compression": compression,
         }
     )
     address = Address.parse(section.url.reveal())
     assert address.brokers == ("a.example:9092", "b.example:9093")
     assert (address.user, address.password, address.mechanism) == (user, password, mechanism)
-    assert (address.tls, address.replication_factor) == (tls, 2)
+    assert (address.tls, address.replication_factor, address.compression) == (tls, 2, compression)
     secret = section.url.reveal().partition("://")[2].partition("@")[0].partition(":")[2]
     assert f":{secret}@" not in redact(section.url.reveal())
     assert repr(address) == "Address(a.example:9092,b.example:9093)"
@@ -54,7 +63,15 @@ def test_short_forms(uri: str, brokers: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["", "redis://h:1", "kafka://h:x", "kafka://h:1?colour=red", "kafka://h:1?replication_factor=x"]
+    "uri",
+    [
+        "",
+        "redis://h:1",
+        "kafka://h:x",
+        "kafka://h:1?colour=red",
+        "kafka://h:1?replication_factor=x",
+        "kafka://h:1?compression=bz2",
+    ],
 )
 def test_what_is_none_of_kafka_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError):
