@@ -38,7 +38,7 @@ async def pipeline(given: dict[str, Any]) -> Measured:
     return watch.result(given["events"])
 
 
-async def send_batches(given: dict[str, Any]) -> Measured:
+async def send(given: dict[str, Any]) -> Measured:
     """``AIOKafkaProducer.send`` of each record, idempotent and with zstd as the driver's is, records encoded before."""
     from aiokafka import AIOKafkaProducer
 

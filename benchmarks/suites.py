@@ -196,7 +196,7 @@ def to_bus(servers: Servers, size: Size, console: Console) -> Report:
             "Redis, the driver, JSON": partial(publish, "redis", "driver"),
             "Redis, from columns, JSON": partial(publish, "redis", "producer"),
             "Redis, from columns, frames": partial(publish, "redis", "producer", "frame"),
-            "aiokafka's send, JSON": partial(publish, "kafka", "send_batches"),
+            "aiokafka's send, JSON": partial(publish, "kafka", "send"),
             "Kafka, the driver, JSON": partial(publish, "kafka", "driver"),
             "Kafka, from columns, JSON": partial(publish, "kafka", "producer"),
             "Kafka, from columns, frames": partial(publish, "kafka", "producer", "frame"),

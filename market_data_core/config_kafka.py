@@ -74,7 +74,7 @@ class KafkaBus(Section):
             "cert": self.tls_cert,
             "key": self.tls_key,
             "replication_factor": str(self.replication_factor or ""),
-            "compression": self.compression.replace("zstd", ""),
+            "compression": self.compression,
         }
         query = urlencode({name: value for name, value in parameters.items() if value})
         scheme = "kafkas" if self.tls else "kafka"

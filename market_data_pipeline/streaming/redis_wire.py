@@ -233,6 +233,7 @@ class Wire:
 
     async def close(self) -> None:
         """Close the connection; whoever waits for a reply on it gets BusUnavailable."""
+        # Taken first: whoever asks from now on has a connection of his own.
         connection, self._connection = self._connection, None
         await self._together.close()
         if connection is not None:
