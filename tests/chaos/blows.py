@@ -93,6 +93,18 @@ class Blows:
         victim.go_on()
         self.note(f"{victim.name} goes on; others had its partitions after {waited:.2f} s")
 
+    async def refused(self, crew: Crew, counted: str) -> None:
+        """Stop owners of ``crew`` until a write of one is refused, at most ten times. One in twenty that is stopped
+        inside of a transaction has sent all of it by then, so that it commits, and rightly."""
+        for _ in range(10):
+            deadline = time.monotonic() + 5
+            while time.monotonic() < deadline:
+                if crew.fenced():
+                    return
+                await self.deployment.pause(0.1)
+            await crew.recovered()
+            await self.stop(crew, "before the lock", counted)
+
     async def crash(self, how: PostgresDeath) -> None:
         """Kill the bus and PostgreSQL, one after the other."""
         d = self.deployment

@@ -77,7 +77,7 @@ async def recount_signals(d: Deployment, bars: pl.DataFrame, failures: list[str]
             f"in the table:\n{missing.head(6)}\n{extra.head(6)}"
         )
     if not found.fenced:
-        failures.append("no write of a stopped owner of bars was refused")
+        failures.append("no write of a stopped infer was refused")
     if not found.withdrawn or len(found.by_name) < signals_oracle.NAMES:
         failures.append(f"the load is too tame: {found.withdrawn} withdrawn, {found.by_name}")
     if letters:

@@ -60,7 +60,7 @@ async def run(
         if produced["unpublished"] or produced["dropped"] or produced["spool_events"]:
             report.failures.append(f"the producer kept events: {produced}")
         if "stops" in chosen and not report.fenced:
-            report.failures.append("no write of a stopped owner was refused")
+            report.failures.append("no write of a stopped micro-batcher was refused")
         table = await recount(d, report)
         if "signals" in chosen:
             report.signals = await recount_signals(d, table, report.failures)

@@ -32,6 +32,7 @@ async def stops(blows: Blows) -> None:
     blows.rng.shuffle(moments)
     for moment in moments:
         await blows.stop(blows.deployment.batchers, moment, "stops")
+    await blows.refused(blows.deployment.batchers, "stops")
     await blows.deployment.progress()
 
 
@@ -120,6 +121,7 @@ async def signals(blows: Blows) -> None:
             await blows.kill(d.batchers, "kills")
         elif turn == "crash":
             await blows.crash("all")
+    await blows.refused(d.inferrers, "infer stops")
     for crew in (d.batchers, d.inferrers):
         await crew.recovered()
 
