@@ -53,21 +53,20 @@ class Postgres(Service):
     name: ClassVar[str] = "postgres"
     programs: ClassVar[frozenset[str]] = frozenset({"postgres", "initdb"})
 
-    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
+    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool, lock: int) -> None:
         if (self.data / "PG_VERSION").exists():
             # No process of this folder is left, or we would not be here. PostgreSQL itself would refuse the lock
             # file of one that was killed while its number is somebody else's, or a zombie's where init reaps none.
             (self.data / "postmaster.pid").unlink(missing_ok=True)
             if forgotten:
-                self._alone(self.data, account, _set_password(state))
+                self._alone(self.data, account, lock, _set_password(state))
             return
         if self.data.exists() and any(self.data.iterdir()):
             raise EmbeddedError(
                 f"{self.data} holds something that is no PostgreSQL database; move it away and try again"
             )
-        new = self.home / f"{self.name}.new"
+        new = self._new
         if new.exists():  # a start that was killed on its way
-            self._end_strays(new)  # initdb outlives who started it
             shutil.rmtree(new)
         spawn.own(new, account)
         programs = self._programs(account)
@@ -84,25 +83,33 @@ class Postgres(Service):
             ],
             new,
             account,
+            lock,
         )
         (new / "pg_hba.conf").write_text(_HOST_ACCESS, encoding="ascii")
         # Alone, before anybody can connect; the password (letters, digits, - and _) comes by stdin.
         statements = f"ALTER ROLE {ROLE} PASSWORD '{state.password}'\nCREATE DATABASE {DATABASE}\n"
-        self._run(
-            [str(programs / "postgres"), "--single", "-D", _here(new), "postgres"], new, account, statements
-        )
+        self._alone(new, account, lock, statements)
         if self.data.exists():
             self.data.rmdir()
         new.rename(self.data)
 
-    def _alone(self, data: Path, account: spawn.Account | None, statements: str) -> None:
+    def _alone(self, data: Path, account: spawn.Account | None, lock: int, statements: str) -> None:
         """Run statements, one a line, in a database that nobody can connect to meanwhile."""
         program = str(self._programs(account) / "postgres")
-        self._run([program, "--single", "-D", _here(data), "postgres"], data, account, statements)
+        self._run([program, "--single", "-D", _here(data), "postgres"], data, account, lock, statements)
 
-    def _run(self, argv: list[str], cwd: Path, account: spawn.Account | None, stdin: str = "") -> None:
+    def _run(
+        self, argv: list[str], cwd: Path, account: spawn.Account | None, lock: int, stdin: str = ""
+    ) -> None:
         done = subprocess.run(
-            argv, cwd=cwd, input=stdin, capture_output=True, text=True, check=False, **spawn.as_user(account)
+            argv,
+            cwd=cwd,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            pass_fds=(lock,),
+            **spawn.as_user(account),
         )
         if done.returncode == 0 and "ERROR:" not in done.stderr:
             return

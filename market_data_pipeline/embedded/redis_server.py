@@ -48,7 +48,7 @@ class Redis(Service):
     name: ClassVar[str] = "redis"
     programs: ClassVar[frozenset[str]] = frozenset({"redis-server", "valkey-server"})
 
-    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
+    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool, lock: int) -> None:
         spawn.own(self.data, account)
 
     def _command(self, state: State, account: spawn.Account | None) -> tuple[list[str], bytes]:

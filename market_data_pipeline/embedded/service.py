@@ -2,10 +2,10 @@
 
 On disk, for a service NAME: ``NAME.json`` (port, password and last process id, mode 0600), ``NAME.lock``
 (held while one process starts or stops it), ``NAME.running`` (locked by the server itself for as long as any of
-its processes lives), ``NAME.log`` and ``NAME/`` (its data). The truth about what runs is the process table: a
-server is ours when its working directory is that data folder. So a stale id, a killed starter or a lost file
-never leads to a second server on the same data; and neither does another container with the same volume, whose
-processes cannot be seen, since the lock can.
+its processes lives), ``NAME.log``, ``NAME/`` (its data) and ``NAME.new/`` (data in the making). The truth about what
+runs is the process table: a server is ours when its working directory is that data folder. So a stale id, a killed
+starter or a lost file never leads to a second server on the same data; and neither does another container with the same
+volume, whose processes cannot be seen, since the lock can.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import BinaryIO, ClassVar, Final
 
 import psutil
 from filelock import FileLock, Timeout
@@ -33,6 +33,8 @@ LOCK_SECONDS: Final = 180.0
 """How long to wait for another process that starts or stops the same server."""
 READY_SECONDS: Final = 120.0
 """How long a server may take to recover what a crash left."""
+UNSEEN_SECONDS: Final = 5.0
+"""How long a process of a killed starter may take to become the server program that it is to run."""
 LEAST_FREE_BYTES: Final = 128 * 1024 * 1024
 LOG_BYTES: Final = 16 * 1024 * 1024
 # Below the range from which systems hand out ports by themselves, so that a server that is down keeps its own.
@@ -71,6 +73,7 @@ class Service(ABC):
     def __init__(self, home: Path) -> None:
         self.home = home
         self.data = home / self.name
+        self._new = home / f"{self.name}.new"
         self.log = home / f"{self.name}.log"
         self._state_file = home / f"{self.name}.json"
         self._running = home / f"{self.name}.running"
@@ -78,8 +81,9 @@ class Service(ABC):
     # --- what a server has to say for itself --------------------------------------------------------------
 
     @abstractmethod
-    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool) -> None:
-        """Make the data folder usable, if it is not; when the password was ``forgotten``, make it the new one."""
+    def _prepare(self, state: State, account: spawn.Account | None, forgotten: bool, lock: int) -> None:
+        """Make the data folder usable, if it is not; when the password was ``forgotten``, make it the new one. All
+        programs that this takes inherit ``lock``."""
 
     @abstractmethod
     def _command(self, state: State, account: spawn.Account | None) -> tuple[list[str], bytes]:
@@ -170,8 +174,9 @@ class Service(ABC):
         for _ in range(5):
             state = replace(state, port=_free_port(state.port), pid=None)
             self._save(state)  # before the server has it: a starter that dies here leaves nothing unknown
-            self._prepare(state, account, forgotten)
-            pid = self._spawn(state, account)
+            with self._sole() as lock:
+                self._prepare(state, account, forgotten, lock.fileno())
+                pid = self._spawn(state, account, lock.fileno())
             state = replace(state, pid=pid)
             self._save(state)
             if self._wait_ready(state, pid):
@@ -180,13 +185,11 @@ class Service(ABC):
             f"no free port was found for the embedded {self.name} on 127.0.0.1; free one and try again"
         )
 
-    def _spawn(self, state: State, account: spawn.Account | None) -> int:
+    def _spawn(self, state: State, account: spawn.Account | None, lock: int) -> int:
         if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
         argv, stdin = self._command(state, account)
-        return spawn.detached(
-            argv, cwd=self.data, stdin=stdin, log=self.log, account=account, keep=self._running
-        )
+        return spawn.detached(argv, cwd=self.data, stdin=stdin, log=self.log, account=account, lock=lock)
 
     def _wait_ready(self, state: State, pid: int) -> bool:
         """True when it answers; False when its port was taken in between; raises when it gave up."""
@@ -214,7 +217,9 @@ class Service(ABC):
         if server is not None:
             seconds = self._ask_to_stop(server)
             _wait_gone([server], seconds)
-        return self._end_strays() or found
+        found = self._end_strays() or found
+        self._sole().close()
+        return found
 
     # --- processes ----------------------------------------------------------------------------------------
 
@@ -248,23 +253,39 @@ class Service(ABC):
         except OSError:
             return False
 
-    def _processes(self, folder: Path | None = None) -> list[psutil.Process]:
-        """Every process of this service in ``folder`` (its data), also when that was deleted under them."""
+    def _processes(self) -> list[psutil.Process]:
+        """Every process of this service in its data folders, also when these were deleted under them."""
         found = []
-        path = str((folder or self.data).resolve())
+        paths = {str(folder.resolve()) for folder in (self.data, self._new)}
         for process in psutil.process_iter(["name"]):
             if process.info["name"] not in self.programs:
                 continue
             try:
-                if process.cwd() == path and process.status() != psutil.STATUS_ZOMBIE:
+                if process.cwd() in paths and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue
         return found
 
-    def _end_strays(self, folder: Path | None = None) -> bool:
+    def _sole(self) -> BinaryIO:
+        """The lock that says that no process of this service is left, to be inherited by those that come.
+
+        Who was started by a killed starter is not to be known by its name at first, only by the lock it holds.
+        """
+        deadline = time.monotonic() + UNSEEN_SECONDS
+        while (lock := spawn.lock(self._running)) is None:
+            if time.monotonic() > deadline:
+                raise EmbeddedError(
+                    f"{self.data} is used by a server that cannot be seen from here, as in another container; "
+                    "stop it there, or set MDP_HOME to another directory"
+                )
+            if not self._end_strays():
+                time.sleep(0.01)
+        return lock
+
+    def _end_strays(self) -> bool:
         """Wait for what is left of a killed server to go, and end what does not; whether there was any."""
-        left = self._processes(folder)
+        left = self._processes()
         if not left:
             return False
         left = _wait_gone(left, 1)

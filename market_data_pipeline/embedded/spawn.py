@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from market_data_core.errors import EmbeddedError
 
@@ -77,27 +77,24 @@ def as_user(account: Account | None) -> dict[str, Any]:
     return settings
 
 
+def lock(path: Path) -> BinaryIO | None:
+    """Lock ``path``; None when somebody holds it. Programs that inherit the open file hold the lock too: the kernel
+    frees it when the last of them has ended, whatever became of who started them."""
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
 def detached(
-    argv: list[str], *, cwd: Path, stdin: bytes, log: Path, account: Account | None, keep: Path
+    argv: list[str], *, cwd: Path, stdin: bytes, log: Path, account: Account | None, lock: int
 ) -> int:
-    """Start a server in a session of its own, with ``log`` for all it says; its process id.
-
-    The server and its children inherit a lock on ``keep``, which the kernel frees when the last of them ends.
-
-    Raises:
-        EmbeddedError: somebody holds ``keep``.
-    """
-    with (
-        os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out,
-        os.fdopen(os.open(keep, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as lock,
-    ):
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EmbeddedError(
-                f"{cwd} is used by a server that cannot be seen from here, as in another container; "
-                "stop it there, or set MDP_HOME to another directory"
-            ) from None
+    """Start a server in a session of its own, with ``log`` for all it says; its process id. The server and its children
+    inherit ``lock``."""
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as out:
         # The launcher's stdout is a pipe for the id; the server gets the log through stderr's copy.
         launch = ["/bin/sh", "-c", _LAUNCH.replace('"$@"', '"$@" >&2'), "sh", *argv]
         done = subprocess.run(
@@ -108,7 +105,7 @@ def detached(
             stderr=out,
             start_new_session=True,
             check=True,
-            pass_fds=(lock.fileno(),),
+            pass_fds=(lock,),
             **as_user(account),
         )
     return int(done.stdout)

@@ -292,6 +292,36 @@ def test_a_starter_killed_on_its_way_is_no_hindrance(home: Path) -> None:
     assert count(embedded.postgres(home)) == 1
 
 
+def test_who_is_on_the_way_to_become_a_server_is_waited_for(home: Path) -> None:
+    """Between its fork and its exec a child of a killed starter has no name to know it by; it has the lock."""
+    new = home / "postgres.new"
+    new.mkdir(parents=True)
+    with (home / "postgres.running").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        writes = "i=0; while [ $i -lt 150 ]; do i=$((i+1)); mkdir -p base; echo > base/$i; sleep 0.01; done"
+        child = subprocess.Popen(["/bin/sh", "-c", writes], cwd=new, pass_fds=(lock.fileno(),))
+    with child:
+        write(embedded.postgres(home))
+        assert child.poll() == 0
+    assert count(embedded.postgres(home)) == 1
+
+
+def test_who_becomes_a_server_while_it_is_stopped_is_stopped_too(home: Path) -> None:
+    service = embedded.redis(home)
+    write(service)
+    service.stop()
+    program = home.parent / "redis-server"
+    shutil.copy("/bin/sleep", program)
+    with (home / "redis.running").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        become = ["/bin/sh", "-c", 'sleep 0.5; exec "$0" 60', str(program)]
+        child = subprocess.Popen(become, cwd=home / "redis", pass_fds=(lock.fileno(),))
+    with child:
+        service.stop()
+        assert child.wait(5) == -signal.SIGKILL
+    assert count(service) == 1
+
+
 def test_a_data_folder_of_somebody_else_is_left_alone(home: Path) -> None:
     (home / "postgres").mkdir(parents=True)
     (home / "postgres" / "thesis.txt").touch()
@@ -325,8 +355,9 @@ def test_a_server_that_cannot_be_seen_keeps_its_data_to_itself(home: Path) -> No
     home.mkdir()
     with (home / "redis.running").open("wb") as elsewhere:
         fcntl.flock(elsewhere, fcntl.LOCK_EX)
-        with pytest.raises(EmbeddedError, match="used by a server that cannot be seen from here"):
-            embedded.redis(home).start()
+        for attempt in (embedded.redis(home).start, embedded.redis(home).stop):
+            with pytest.raises(EmbeddedError, match="used by a server that cannot be seen from here"):
+                attempt()
     embedded.redis(home).start()
 
 
