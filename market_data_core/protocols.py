@@ -46,7 +46,10 @@ class OutboxRecord:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """Ownership of one partition at one epoch, with what the owner before left."""
+    """Ownership of one partition at one epoch, with what the owner before left.
+
+    ``topic_id``: of the topic that the positions' offsets are of, empty where the bus has none.
+    """
 
     topic: str
     group: str
@@ -55,6 +58,7 @@ class Claim:
     owner: str
     positions: dict[str, Position]
     outbox: list[OutboxRecord]
+    topic_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +133,9 @@ class Committed:
 class BarSink(Protocol):
     """Where a consumer keeps its results: the store, or a fake of one transaction in a test."""
 
-    async def claim(self, topic: str, group: str, partition: int, owner: str) -> Claim:
-        """Raise the partition's epoch and make it ``owner``'s."""
+    async def claim(self, topic: str, group: str, partition: int, owner: str, *, topic_id: str = "") -> Claim:
+        """Raise the partition's epoch and make it ``owner``'s, who reads the topic with ``topic_id``. That of the claim
+        is another one, and stays, where there are positions of another."""
         ...
 
     async def commit(self, flush: Flush) -> Committed:

@@ -115,11 +115,11 @@ class StoreClient:
     async def __aexit__(self, *exc: object) -> None:
         await self.close()
 
-    async def claim(self, topic: str, group: str, partition: int, owner: str) -> Claim:
+    async def claim(self, topic: str, group: str, partition: int, owner: str, *, topic_id: str = "") -> Claim:
         """Raise the partition's epoch and make it ``owner``'s; see BarSink."""
 
         async def work(connection: AsyncConnection[Any]) -> Claim:
-            return await positions.take_claim(connection, topic, group, partition, owner)
+            return await positions.take_claim(connection, topic, group, partition, owner, topic_id)
 
         return await self._transaction(work)
 
@@ -160,14 +160,18 @@ class StoreClient:
         await self._transaction(lambda connection: repartitions.begin(connection, marks))
 
     async def finish_repartition(
-        self, marks: dict[str, str], moved: Mapping[str, Sequence[GroupPosition]]
+        self,
+        marks: dict[str, str],
+        moved: Mapping[str, Sequence[GroupPosition]],
+        topic_ids: Mapping[str, str],
     ) -> None:
-        """Replace all positions and outboxes of the topics in ``marks`` by ``moved``, in one transaction.
+        """Replace all positions and outboxes of the topics in ``marks`` by ``moved``, in one transaction. Their offsets
+        are of the topics with ``topic_ids``.
 
         Raises:
             Fenced: somebody has claimed a partition since :meth:`begin_repartition`; nothing was changed.
         """
-        await self._transaction(lambda connection: repartitions.finish(connection, marks, moved))
+        await self._transaction(lambda connection: repartitions.finish(connection, marks, moved, topic_ids))
 
     async def bars(
         self,

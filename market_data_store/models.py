@@ -130,7 +130,10 @@ class SignalRow(Base):
 
 
 class StreamClaim(Base):
-    """Who owns a partition. ``flush_number`` is the last flush of this epoch, ``last_flush`` what it did."""
+    """Who owns a partition. ``flush_number`` is the last flush of this epoch, ``last_flush`` what it did.
+
+    ``topic_id``: of the topic that the offsets of its positions are of, empty where the bus has none.
+    """
 
     __tablename__ = "stream_claims"
     __table_args__ = (CheckConstraint("epoch >= 1", name="epoch"),)
@@ -143,6 +146,7 @@ class StreamClaim(Base):
     claimed_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     flush_number: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     last_flush: Mapped[dict[str, Any] | None]
+    topic_id: Mapped[str] = mapped_column(server_default=text("''"))
 
 
 class StreamPosition(Base):

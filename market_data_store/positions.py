@@ -20,10 +20,15 @@ IDLE_LIMIT: Final = "10s"
 keep the next owner out for as long as it lasts. The server ends the session, and the flush is tried again."""
 
 _CLAIM: Final[LiteralString] = """
-    INSERT INTO stream_claims AS c (topic, consumer_group, partition, epoch, owner) VALUES (%s, %s, %s, 1, %s)
+    INSERT INTO stream_claims AS c (topic, consumer_group, partition, epoch, owner, topic_id)
+    VALUES (%s, %s, %s, 1, %s, %s)
     ON CONFLICT (topic, consumer_group, partition) DO UPDATE
-    SET epoch = c.epoch + 1, owner = EXCLUDED.owner, claimed_at = now(), flush_number = 0, last_flush = NULL
-    RETURNING epoch, set_config('idle_in_transaction_session_timeout', %s, true)
+    SET epoch = c.epoch + 1, owner = EXCLUDED.owner, claimed_at = now(), flush_number = 0, last_flush = NULL,
+        topic_id = CASE WHEN c.topic_id <> '' AND EXISTS (
+            SELECT FROM stream_positions p
+            WHERE (p.topic, p.consumer_group, p.partition) = (c.topic, c.consumer_group, c.partition)
+              AND p.read_offset <> '') THEN c.topic_id ELSE EXCLUDED.topic_id END
+    RETURNING epoch, topic_id, set_config('idle_in_transaction_session_timeout', %s, true)
 """
 _POSITIONS: Final[LiteralString] = """
     SELECT lane, watermark, read_offset, restart_offset, dedupe_offset FROM stream_positions
@@ -102,15 +107,15 @@ class Outgoing:
 
 
 async def take_claim(
-    connection: AsyncConnection[Any], topic: str, group: str, partition: int, owner: str
+    connection: AsyncConnection[Any], topic: str, group: str, partition: int, owner: str, topic_id: str
 ) -> Claim:
     """Raise the epoch. A flush of the owner before that is under way is waited for, and seen."""
-    cursor = await connection.execute(_CLAIM, (topic, group, partition, owner, IDLE_LIMIT))
-    epoch, _ = await one_row(cursor)
+    cursor = await connection.execute(_CLAIM, (topic, group, partition, owner, topic_id, IDLE_LIMIT))
+    epoch, known_id, _ = await one_row(cursor)
     of = (topic, group, partition)
     lanes = await (await connection.execute(_POSITIONS, of)).fetchall()
     positions = {lane: Position(lane, *rest) for lane, *rest in lanes}
-    return Claim(topic, group, partition, epoch, owner, positions, await outbox(connection, of))
+    return Claim(topic, group, partition, epoch, owner, positions, await outbox(connection, of), known_id)
 
 
 async def read_offsets(connection: AsyncConnection[Any], topic: str, lane: str) -> dict[tuple[str, int], str]:

@@ -24,7 +24,7 @@ _ENTER: Final[LiteralString] = """
     ON CONFLICT (topic, consumer_group, partition) DO NOTHING
 """
 _CLAIMS: Final[LiteralString] = """
-    SELECT consumer_group, partition, epoch, owner FROM stream_claims WHERE topic = %s
+    SELECT consumer_group, partition, epoch, owner, topic_id FROM stream_claims WHERE topic = %s
     ORDER BY consumer_group, partition
 """
 _POSITIONS: Final[LiteralString] = """
@@ -40,6 +40,7 @@ _PUT: Final[LiteralString] = """
         (topic, consumer_group, partition, lane, watermark, read_offset, restart_offset, dedupe_offset)
     VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 """
+_DONE: Final[LiteralString] = "UPDATE stream_claims SET owner = %s, topic_id = %s WHERE topic = %s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,11 @@ async def look(connection: AsyncConnection[Any], topic: str) -> list[Claim]:
     for group, partition, lane, *rest in await (await connection.execute(_POSITIONS, (topic,))).fetchall():
         lanes.setdefault((group, partition), {})[lane] = Position(lane, *rest)
     out = []
-    for group, partition, epoch, owner in await (await connection.execute(_CLAIMS, (topic,))).fetchall():
+    rows = await (await connection.execute(_CLAIMS, (topic,))).fetchall()
+    for group, partition, epoch, owner, topic_id in rows:
         outbox = await positions.outbox(connection, (topic, group, partition))
         found = lanes.get((group, partition), {})
-        out.append(Claim(topic, group, partition, epoch, owner, found, outbox))
+        out.append(Claim(topic, group, partition, epoch, owner, found, outbox, topic_id))
     return out
 
 
@@ -72,9 +74,13 @@ async def begin(connection: AsyncConnection[Any], marks: dict[str, str]) -> None
 
 
 async def finish(
-    connection: AsyncConnection[Any], marks: dict[str, str], moved: Mapping[str, Sequence[GroupPosition]]
+    connection: AsyncConnection[Any],
+    marks: dict[str, str],
+    moved: Mapping[str, Sequence[GroupPosition]],
+    topic_ids: Mapping[str, str],
 ) -> None:
-    """Put the positions ``moved`` in the place of all that each topic had, and empty its outbox.
+    """Put the positions ``moved``, of the topics with ``topic_ids``, in the place of all that each topic had, and empty
+    its outbox.
 
     Epochs stay: whoever wakes up from before must find a newer one.
 
@@ -96,4 +102,4 @@ async def finish(
             p = row_of.position
             values = (p.lane, p.watermark, p.read_offset, p.restart_offset, p.dedupe_offset)
             await connection.execute(_PUT, (topic, row_of.group, row_of.partition, *values))
-        await connection.execute("UPDATE stream_claims SET owner = %s WHERE topic = %s", (DONE, topic))
+        await connection.execute(_DONE, (DONE, topic_ids[topic], topic))

@@ -8,7 +8,7 @@ from market_data_core.errors import SchemaOutOfDate
 from market_data_core.redact import redact
 from market_data_store.connection import FIX_SCHEMA
 
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 """The newest migration; a test holds it equal to what is in the folder."""
 
 

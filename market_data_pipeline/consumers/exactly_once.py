@@ -27,6 +27,7 @@ from market_data_core.ending import end
 from market_data_core.errors import Fenced, MdpError
 from market_data_core.protocols import BarSink, Claim, Committed, Flush, OutboxRecord, SignalFlush
 from market_data_pipeline.consumers.idleness import waits
+from market_data_pipeline.consumers.offsets import check_topic_id
 from market_data_pipeline.consumers.partition_logic import PartitionLogic, Plan
 from market_data_pipeline.consumers.publishing import Publisher
 from market_data_pipeline.consumers.retrying import Retrying
@@ -210,12 +211,14 @@ class ExactlyOnceConsumer:
             return self._claims.get(partition) is task
 
         try:
+            topic_id = await self._retry("bus", lambda: self._bus.topic_id(s.topic), as_long_as=wanted)
             claim = await self._retry(
                 "store",
-                lambda: self._store.claim(s.topic, s.group, partition, s.member),
+                lambda: self._store.claim(s.topic, s.group, partition, s.member, topic_id=topic_id),
                 as_long_as=wanted,
             )
             owned = _Owned(claim, self._make_logic(claim))
+            check_topic_id(claim, topic_id)
             await self._publish(owned, claim.outbox, as_long_as=wanted)
             if wanted():
                 start = owned.logic.start

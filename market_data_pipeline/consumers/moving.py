@@ -124,7 +124,8 @@ class Moving(ABC):
         for t in found:
             await t.switch.switch()
         await self._publish_outboxes(found)
-        await self._store.finish_repartition(marks, moved)
+        topic_ids = {topic: await self._target.topic_id(topic) for topic in marks}
+        await self._store.finish_repartition(marks, moved, topic_ids)
         for t in found:
             await t.switch.retire(self._keep_ms)
             await self._verify(t, moved[t.switch.topic])

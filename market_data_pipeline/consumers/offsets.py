@@ -1,4 +1,4 @@
-"""Offsets of positions, which mean nothing on another bus than the one that they were written on."""
+"""Offsets of positions, which mean nothing on another bus, or in another topic, than those they were written for."""
 
 from __future__ import annotations
 
@@ -26,3 +26,17 @@ def of_this_bus(claim: Claim, parse: Callable[[str], Offset]) -> Callable[[str],
             ) from None
 
     return parsed
+
+
+def check_topic_id(claim: Claim, topic_id: str) -> None:
+    """See that the positions of ``claim`` are of the topic with ``topic_id``, where both are known.
+
+    Raises:
+        ConfigError: they are of another one.
+    """
+    if topic_id and claim.topic_id and topic_id != claim.topic_id:
+        raise ConfigError(
+            f"group {claim.group} has read partition {claim.partition} of another topic {claim.topic} (id "
+            f"{claim.topic_id}, this one is {topic_id}): it is on another server, or was deleted and made anew, and "
+            "offsets mean nothing here; correct the bus's address, or take another bus.redis.consumer_group"
+        )

@@ -196,6 +196,13 @@ class Bus(ABC):
     async def partitions(self, topic: str) -> int:
         """How many partitions ``topic`` has; 0 when it does not exist."""
 
+    async def topic_id(self, topic: str) -> str:
+        """What tells ``topic`` from another of its name, on another server or made anew after it was deleted.
+
+        Empty, as here, for a driver whose offsets go on growing then; and where a server has none.
+        """
+        return ""
+
     @abstractmethod
     async def publish(self, topic: str, records: Sequence[Record], *, partition: int | None = None) -> None:
         """Append ``records``, each to its key's partition or all to ``partition``, in order.

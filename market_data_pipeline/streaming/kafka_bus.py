@@ -55,6 +55,9 @@ class KafkaBus(Bus):
     async def partitions(self, topic: str) -> int:
         return await self._topics.count(topic)
 
+    async def topic_id(self, topic: str) -> str:
+        return await self._topics.topic_id(topic)
+
     async def publish(self, topic: str, records: Sequence[Record], *, partition: int | None = None) -> None:
         parts = grouped(records, await self._topics.existing(topic), partition)
         if not parts:
@@ -94,7 +97,7 @@ class KafkaBus(Bus):
             # A fetch keeps its connection waiting, so members have their own.
             KafkaLink(self._address, name=member),
             topic,
-            lambda: self._topics.existing(topic),
+            self._topics,
             membership,
             self._deletions,
             max_records=max_records,

@@ -15,7 +15,7 @@ import structlog
 
 from market_data_core.clock import Clock
 from market_data_core.ending import end
-from market_data_core.errors import BusError
+from market_data_core.errors import BusError, BusUnavailable
 from market_data_pipeline.streaming.bus import Consumer, Delivery, Offset, Poll
 from market_data_pipeline.streaming.kafka_deletions import Deletions
 from market_data_pipeline.streaming.kafka_group import Membership
@@ -24,6 +24,7 @@ from market_data_pipeline.streaming.kafka_marking import Marking
 from market_data_pipeline.streaming.kafka_marks import Mark
 from market_data_pipeline.streaming.kafka_partition import Backlog, PartitionReading, Round
 from market_data_pipeline.streaming.kafka_reading import Fetched, KafkaReader, fetch
+from market_data_pipeline.streaming.kafka_topics import Topics
 
 LONGEST_WAIT_MS: Final = 200
 """How long one fetch waits for records: also how long a partition that joins in may wait for the fetch under way."""
@@ -40,7 +41,7 @@ class KafkaConsumer(Consumer):
         self,
         link: KafkaLink,
         topic: str,
-        count: Callable[[], Any],
+        topics: Topics,
         membership: Callable[[int], Membership],
         deletions: Deletions,
         *,
@@ -50,7 +51,9 @@ class KafkaConsumer(Consumer):
         self.topic = topic
         self._link = link
         self._reader = KafkaReader(link)
-        self._count = count
+        self._topics = topics
+        self._topic_id = ""
+        self._doubtful = False
         self._make_membership = membership
         self._deletions = deletions
         self._gone: dict[int, frozenset[Offset]] = {}
@@ -76,6 +79,8 @@ class KafkaConsumer(Consumer):
             if not (out.assigned or out.revoking or out.lost):
                 group.check()
                 await self._harvest(idle)
+                if self._doubtful and self._topic_id:
+                    await self._check_topic()
                 self._start(wait_ms)
             out.deliveries = self._take(group.owned.held)
             left = deadline - loop.time()
@@ -154,7 +159,8 @@ class KafkaConsumer(Consumer):
             await self._marking.tell(list(self._owned.values()))
 
     async def _join(self) -> Membership:
-        group = self._make_membership(await self._count())
+        self._topic_id = await self._topics.topic_id(self.topic)
+        group = self._make_membership(await self._topics.existing(self.topic))
         try:
             await group.start()
         except BaseException:
@@ -228,11 +234,33 @@ class KafkaConsumer(Consumer):
         began = self._clock.monotonic()
         return await fetch(self._link, node, self.topic, wanted, wait_ms=wait_ms, began=began)
 
+    async def _check_topic(self) -> None:
+        """See that the topic is still the one that it was when this member joined: records have no mark of theirs.
+
+        Raises:
+            BusUnavailable: there is none.
+            BusError: it is another one.
+        """
+        found = await self._topics.topic_id(self.topic)
+        if not found:
+            raise BusUnavailable(
+                f"topic {self.topic} was deleted while it was read: create it again, or end this"
+            )
+        if found != self._topic_id:
+            raise BusError(
+                f"topic {self.topic} was deleted and made anew while it was read: take another bus.redis.consumer_group"
+            )
+        self._doubtful = False
+
     async def _harvest(self, idle: dict[int, int]) -> None:
         """Make ready what fetches brought."""
         for node in [node for node, r in self._rounds.items() if r.task.done()]:
             done = self._rounds.pop(node)
-            found = {fetched.partition: fetched for fetched in await done.task}
+            try:
+                found = {fetched.partition: fetched for fetched in await done.task}
+            except BusError:
+                self._doubtful = True
+                raise
             for p in filter(done.valid, done.generations):
                 fetched = found.get(p.number)
                 if fetched is None:

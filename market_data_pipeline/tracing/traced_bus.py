@@ -76,6 +76,9 @@ class TracedBus(Bus):
     async def partitions(self, topic: str) -> int:
         return await self._bus.partitions(topic)
 
+    async def topic_id(self, topic: str) -> str:
+        return await self._bus.topic_id(topic)
+
     def consumer(
         self,
         topic: str,

@@ -19,8 +19,8 @@ class TracedSink:
         self._stage = stage
         self._tracer = tracer
 
-    async def claim(self, topic: str, group: str, partition: int, owner: str) -> Claim:
-        return await self._store.claim(topic, group, partition, owner)
+    async def claim(self, topic: str, group: str, partition: int, owner: str, *, topic_id: str = "") -> Claim:
+        return await self._store.claim(topic, group, partition, owner, topic_id=topic_id)
 
     async def commit(self, flush: Flush) -> Committed:
         followed = following.flush()

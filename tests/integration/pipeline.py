@@ -51,8 +51,9 @@ def batcher(
     observer: Observer,
     settings: BatcherSettings = SETTINGS,
     clock: Clock | None = None,
+    group: str = "g",
 ) -> ExactlyOnceConsumer:
-    """A member of the group ``g``."""
+    """A member of ``group``."""
     used = clock or SystemClock()
 
     def logic(claim: Claim) -> PartitionBars:
@@ -60,7 +61,7 @@ def batcher(
 
     consumer = ConsumerSettings(
         topic=TOPIC,
-        group="g",
+        group=group,
         member="m",
         bars_topic="t.bars",
         dead_letter_topic=f"{TOPIC}.dlq",
@@ -70,11 +71,11 @@ def batcher(
 
 
 async def drain(
-    bus: Bus, store: BarSink, settings: BatcherSettings = SETTINGS, idle: float = 0.3
+    bus: Bus, store: BarSink, settings: BatcherSettings = SETTINGS, idle: float = 0.3, group: str = "g"
 ) -> RunStats:
     """Consume until nothing comes, every window closed."""
     stats = RunStats()
-    await batcher(bus, store, stats, settings).run(asyncio.Event(), idle)
+    await batcher(bus, store, stats, settings, group=group).run(asyncio.Event(), idle)
     return stats
 
 

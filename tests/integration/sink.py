@@ -58,7 +58,7 @@ class MemorySink:
     def positions(self, topic: str, group: str, partition: int) -> dict[str, Position]:
         return self._partitions[topic, group, partition].positions
 
-    async def claim(self, topic: str, group: str, partition: int, owner: str) -> Claim:
+    async def claim(self, topic: str, group: str, partition: int, owner: str, *, topic_id: str = "") -> Claim:
         part = self._partitions.setdefault((topic, group, partition), _Partition())
         part.epoch += 1
         part.number, part.last = 0, None

@@ -80,6 +80,8 @@ async def test_each_step_down_and_up_keeps_the_other_tables_data(empty_pg_url: s
         before = exact(await store.bars(interval="1m"))
 
     schema.downgrade(empty_pg_url, "-1")
+    assert execute(empty_pg_url, "SELECT owner FROM stream_claims") == [("me",)], "without its topic's id"
+    schema.downgrade(empty_pg_url, "-1")
     assert execute(empty_pg_url, "SELECT name FROM signals") == [("cross",)], "without its writer"
     schema.downgrade(empty_pg_url, "0003")
     assert relations(empty_pg_url, "BASE TABLE") == {"bars_ohlcv", "job_runs", "signals"}
@@ -129,12 +131,12 @@ def test_other_tables_of_the_database_are_no_difference(database: str) -> None:
 def test_head_is_the_newest_script() -> None:
     script = ScriptDirectory.from_config(schema.alembic_config())
     assert script.get_heads() == [HEAD]
-    assert [s.revision for s in script.walk_revisions()] == ["0005", "0004", "0003", "0002", "0001"]
+    assert [s.revision for s in script.walk_revisions()] == ["0006", "0005", "0004", "0003", "0002", "0001"]
 
 
 def test_a_database_behind_or_ahead_is_told_apart(database: str) -> None:
     execute(database, "UPDATE alembic_version SET version_num = '0003'")
-    behind = "is at 0003, this mdp needs 0005: run `mdp store upgrade`"
+    behind = "is at 0003, this mdp needs 0006: run `mdp store upgrade`"
     with pytest.raises(SchemaOutOfDate, match=behind):
         schema.require_current(database)
     (problem,) = schema.check(database)
@@ -150,7 +152,7 @@ def test_a_database_behind_or_ahead_is_told_apart(database: str) -> None:
 
 
 def test_a_wrong_revision_names_the_right_ones(database: str) -> None:
-    with pytest.raises(UsageError, match="use head, base or one of 0001, 0002, 0003, 0004, 0005"):
+    with pytest.raises(UsageError, match="use head, base or one of 0001, 0002, 0003, 0004, 0005, 0006"):
         schema.upgrade(database, "12")
 
 

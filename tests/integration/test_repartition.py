@@ -287,7 +287,10 @@ class DyingStore(StoreClient):
     """Cut off when the number is the new one and the positions are the old ones."""
 
     async def finish_repartition(
-        self, marks: dict[str, str], moved: Mapping[str, Sequence[GroupPosition]]
+        self,
+        marks: dict[str, str],
+        moved: Mapping[str, Sequence[GroupPosition]],
+        topic_ids: Mapping[str, str],
     ) -> None:
         raise StoreUnavailable("cut off")
 
@@ -329,5 +332,5 @@ async def test_whoever_claims_meanwhile_wins(bus: Bus, store: StoreClient) -> No
     await store.claim(TOPIC, "g", 0, "early")
     before = await store.claims(TOPIC)
     with pytest.raises(Fenced, match="early has claimed partition 0"):
-        await store.finish_repartition(marks, {TOPIC: []})
+        await store.finish_repartition(marks, {TOPIC: []}, {TOPIC: ""})
     assert await store.claims(TOPIC) == before

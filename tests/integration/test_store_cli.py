@@ -200,7 +200,7 @@ def test_signals_as_parquet_and_in_files(mdp: Mdp, signals: list[Signal], tmp_pa
 def test_the_schema_goes_down_and_up(mdp: Mdp) -> None:
     assert mdp("check") == (0, "the database is as declared\n", "")
     code, out, _ = mdp("current", "--json")
-    assert json.loads(out)["revision"] == "0005"
+    assert json.loads(out)["revision"] == "0006"
     assert mdp("downgrade", "-1")[0] == 0
     code, out, _ = mdp("check", "--json")
     assert code == 1
@@ -210,7 +210,7 @@ def test_the_schema_goes_down_and_up(mdp: Mdp) -> None:
     assert "run `mdp store upgrade`" in err
     code, out, _ = mdp("upgrade", "--compress-after", "14d", "--retention", "off")
     assert code == 0
-    assert out.startswith("the schema is at 0005")
+    assert out.startswith("the schema is at 0006")
     assert mdp("check")[0] == 0
 
 

@@ -15,6 +15,7 @@ from market_data_core.errors import Fenced, StoreError
 from market_data_core.events import BarSeries
 from market_data_core.protocols import BarSink, Claim, Committed, Flush, LaneFlush, Position
 from market_data_store import StoreClient
+from market_data_store.repartitions import GroupPosition
 from tests.integration.store_samples import T0, S, bars, events, exact, flush, tick, values
 
 
@@ -230,3 +231,20 @@ async def test_a_commit_leaves_nothing_to_the_garbage_collector(store: StoreClie
     finally:
         gc.enable()
     assert left < 40
+
+
+async def test_a_claim_tells_of_which_topic_its_positions_are(matrix_store: StoreClient) -> None:
+    async def topic_id(of: str) -> str:
+        return (await matrix_store.claim("t", "g", 0, "me", topic_id=of)).topic_id
+
+    assert await topic_id("first") == "first"
+    assert await topic_id("second") == "second", "nothing of the first was read"
+    claim = await matrix_store.claim("t", "g", 0, "me", topic_id="second")
+    await matrix_store.commit(flush(claim, 1, positions=[position("", 7)]))
+    assert await topic_id("third") == "second"
+    assert await topic_id("") == "second", "a bus that has none"
+    assert [c.topic_id for c in await matrix_store.claims("t")] == ["second"]
+    await matrix_store.begin_repartition({"t": "mark"})
+    moved = [GroupPosition("g", 0, position("", 1))]
+    await matrix_store.finish_repartition({"t": "mark"}, {"t": moved}, {"t": "third"})
+    assert await topic_id("third") == "third"

@@ -195,7 +195,7 @@ def old_schema(postgres: PostgresServer) -> Iterator[str]:
 
 
 async def test_a_worker_does_not_start_on_an_old_schema(old_schema: str) -> None:
-    with pytest.raises(SchemaOutOfDate, match="is at 0003, this mdp needs 0005: run `mdp store upgrade`"):
+    with pytest.raises(SchemaOutOfDate, match="is at 0003, this mdp needs 0006: run `mdp store upgrade`"):
         await StoreClient.connect(old_schema)
     async with await StoreClient.connect(old_schema, check_schema=False) as store:
         with pytest.raises(SchemaOutOfDate, match="stream_claims"):

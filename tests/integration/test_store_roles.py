@@ -96,7 +96,7 @@ async def test_the_writer_amends_publishes_and_forgets(market: Market) -> None:
         committed = await store.commit(flush(claim, 2, bars(1), events(tick(1.0, 500.0, seq=7))))
         assert committed.amended == 1
         await store.begin_repartition({"roles": "mark"})
-        await store.finish_repartition({"roles": "mark"}, {"roles": []})
+        await store.finish_repartition({"roles": "mark"}, {"roles": []}, {"roles": ""})
         assert (await store.claim("roles", "g", 0, "you")).epoch > claim.epoch
         assert await store.jobs() is not None
 

@@ -35,7 +35,7 @@ async def test_a_client_that_stops_while_it_claims_is_ended(database: str) -> No
     async with await StoreClient.connect(database) as old, await StoreClient.connect(database) as new:
         with pytest.raises(StoreUnavailable):  # noqa: PT012 - the session's end raises
             async with old.session() as connection:
-                await positions.take_claim(connection, "t", "g", 0, "old")
+                await positions.take_claim(connection, "t", "g", 0, "old", "")
                 async with asyncio.timeout(20):
                     claim = await new.claim("t", "g", 0, "new")
                 await connection.execute("SELECT 1")

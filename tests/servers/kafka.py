@@ -105,6 +105,12 @@ class KafkaServer:
         assert self._home is not None
         return (self._home / "data" / f"{topic}-{partition}" / f"{0:020}.log").read_bytes()
 
+    def topic_id(self, topic: str, partition: int) -> str:
+        """As it is written beside the records of a partition that has had one."""
+        assert self._home is not None
+        text = (self._home / "data" / f"{topic}-{partition}" / "partition.metadata").read_text()
+        return dict(line.split(": ") for line in text.splitlines())["topic_id"]
+
     def __enter__(self) -> Self:
         self._home = Path(tempfile.mkdtemp(prefix="mdp-kafka-"))
         (self._home / "server.properties").write_text(

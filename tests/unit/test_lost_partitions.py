@@ -110,7 +110,7 @@ class HeldBackStore:
         self.commits = 0
         self.loses_cancellations = False
 
-    async def claim(self, topic: str, group: str, partition: int, owner: str) -> Claim:
+    async def claim(self, topic: str, group: str, partition: int, owner: str, *, topic_id: str = "") -> Claim:
         try:
             await self.claims.setdefault(partition, asyncio.Event()).wait()
         except asyncio.CancelledError:
