@@ -238,6 +238,22 @@ class DeliverySuite:
         await harness.publish(topic, range(5, 8))
         assert await drained(member, 3) == texts(range(5, 8))
 
+    async def test_a_topic_made_anew_has_another_id_or_greater_offsets(self, harness: Harness) -> None:
+        """A position of the one before would pass over records else."""
+        topic = await harness.topic()
+        await harness.publish(topic, range(3))
+        before, end = await harness.bus.topic_id(topic), await harness.bus.end_offset(topic, 0)
+        other = (await harness.link()).bus
+        assert await other.topic_id(topic) == before
+        await harness.remove(topic)
+        assert await other.topic_id(topic) == ""
+        await other.ensure_topic(topic, 1)
+        await other.publish(topic, [Record("K", b"new")], partition=0)
+        (first,) = await other.read(topic, 0, None, 10)
+        assert first.value == b"new"
+        assert end is not None
+        assert first.offset > end or await other.topic_id(topic) not in ("", before)
+
     async def test_a_paused_partition_is_held_and_loses_nothing(self, harness: Harness) -> None:
         topic = await harness.topic(partitions=2)
         member = await harness.member(topic, max_records=10)

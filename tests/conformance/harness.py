@@ -57,6 +57,10 @@ class Harness(ABC):
     async def link(self) -> Link:
         """A connection of its own, closed when the test ends."""
 
+    @abstractmethod
+    async def remove(self, topic: str) -> None:
+        """Delete a topic of one partition behind the driver's back, with the means of the server, until it is gone."""
+
     async def steal(self, topic: str, group: str, partition: int, count: int) -> int:
         """Take up to ``count`` new records as a member that does not own the partition; how many it got."""
         raise NotImplementedError

@@ -13,7 +13,7 @@ from tests.conformance.members import Link
 from tests.conformance.ownership import OwnershipSuite
 from tests.conformance.retention import RetentionSuite
 from tests.conformance.static_members import StaticMembersSuite
-from tests.servers.kafka import KafkaServer, running
+from tests.servers.kafka import KafkaServer, delete_topics, running
 from tests.servers.wire import Wire
 
 DOORS = 6
@@ -50,6 +50,9 @@ class KafkaHarness(Harness):
         await self._stack.enter_async_context(link.bus)
         self.links.append(link)
         return link
+
+    async def remove(self, topic: str) -> None:
+        await delete_topics(self.server, [topic])
 
     async def restart(self) -> None:
         for link in self.links:

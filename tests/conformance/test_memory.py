@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from market_data_pipeline.streaming.memory_bus import MemoryBus
+from market_data_pipeline.streaming.memory_bus import MemoryBus, _brokers
 from tests.conformance.delivery import DeliverySuite
 from tests.conformance.harness import Capabilities, Harness
 from tests.conformance.members import Link
@@ -37,6 +37,9 @@ class MemoryHarness(Harness):
         link = MemoryLink(self.stem)
         await self._stack.enter_async_context(link.bus)
         return link
+
+    async def remove(self, topic: str) -> None:
+        del _brokers[f"memory://{self.stem}"].topics[topic]
 
 
 @pytest.fixture

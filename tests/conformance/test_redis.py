@@ -47,6 +47,11 @@ class RedisHarness(Harness):
         self.links.append(link)
         return link
 
+    async def remove(self, topic: str) -> None:
+        async with Redis(port=self.server.port, protocol=2) as client:
+            await client.delete(topic)
+            await client.hdel("mdp:topics", topic)
+
     async def steal(self, topic: str, group: str, partition: int, count: int) -> int:
         stream = stream_of(topic, partition, await self.bus.partitions(topic))
         async with Redis(port=self.server.port, protocol=2) as client:

@@ -60,6 +60,11 @@ class ClusterHarness(Harness):
         self.links.append(link)
         return link
 
+    async def remove(self, topic: str) -> None:
+        for key in (topic, "mdp:topics"):
+            async with aioredis.Redis(port=self.cluster.owner(key).port, protocol=2) as client:
+                await (client.delete(key) if key == topic else client.hdel(key, topic))
+
     async def steal(self, topic: str, group: str, partition: int, count: int) -> int:
         stream = stream_of(topic, partition, await self.bus.partitions(topic))
         async with aioredis.Redis(port=self.cluster.owner(stream).port, protocol=2) as client:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
@@ -18,6 +18,7 @@ from typing import Final, NoReturn, Self
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
+from tenacity import AsyncRetrying, stop_after_delay, wait_fixed
 
 from tests.servers import ServerMissing, cache_folder, cached, install
 
@@ -293,12 +294,17 @@ def available() -> None:
         _missing(reason)
 
 
-async def delete_topics(server: KafkaServer) -> None:
-    """Delete what tests have made; Kafka forgets then how far groups had read it."""
+async def delete_topics(server: KafkaServer, topics: Sequence[str] | None = None) -> None:
+    """Delete ``topics``, or all that tests have made, until they are gone; Kafka forgets how far groups had read."""
     admin = AIOKafkaAdminClient(bootstrap_servers=server.bootstrap)
     await admin.start()
     try:
-        await admin.delete_topics([t for t in await admin.list_topics() if not t.startswith("__consumer")])
+        if topics is None:
+            topics = [t for t in await admin.list_topics() if not t.startswith("__consumer")]
+        await admin.delete_topics(list(topics))
+        async for attempt in AsyncRetrying(wait=wait_fixed(0.02), stop=stop_after_delay(30), reraise=True):
+            with attempt:
+                assert set(topics).isdisjoint(await admin.list_topics())
     finally:
         await admin.close()
 
