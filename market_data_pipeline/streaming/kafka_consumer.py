@@ -243,9 +243,7 @@ class KafkaConsumer(Consumer):
         """
         found = await self._topics.topic_id(self.topic)
         if not found:
-            raise BusUnavailable(
-                f"topic {self.topic} was deleted while it was read: create it again, or end this"
-            )
+            raise BusUnavailable(f"topic {self.topic} is not known in Kafka at {self._link.where} any more")
         if found != self._topic_id:
             raise BusError(
                 f"topic {self.topic} was deleted and made anew while it was read: take another bus.redis.consumer_group"
