@@ -29,6 +29,7 @@ from market_data_pipeline.streaming.kafka_reading import KafkaReader
 from market_data_pipeline.streaming.kafka_records import stored
 from market_data_pipeline.streaming.kafka_repartition import KafkaSwitch
 from market_data_pipeline.streaming.kafka_status import KafkaStatus
+from market_data_pipeline.streaming.kafka_topic_id import topic_id
 from market_data_pipeline.streaming.kafka_topics import Topics
 from market_data_pipeline.streaming.kafka_trim import KafkaTrim
 from market_data_pipeline.streaming.partitions import check_partitions, check_topic, grouped
@@ -56,7 +57,7 @@ class KafkaBus(Bus):
         return await self._topics.count(topic)
 
     async def topic_id(self, topic: str) -> str:
-        return await self._topics.topic_id(topic)
+        return await topic_id(self._link, check_topic(topic))
 
     async def publish(self, topic: str, records: Sequence[Record], *, partition: int | None = None) -> None:
         parts = grouped(records, await self._topics.existing(topic), partition)
@@ -97,7 +98,7 @@ class KafkaBus(Bus):
             # A fetch keeps its connection waiting, so members have their own.
             KafkaLink(self._address, name=member),
             topic,
-            self._topics,
+            lambda: self._topics.existing(topic),
             membership,
             self._deletions,
             max_records=max_records,

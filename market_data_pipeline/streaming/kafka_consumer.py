@@ -24,10 +24,12 @@ from market_data_pipeline.streaming.kafka_marking import Marking
 from market_data_pipeline.streaming.kafka_marks import Mark
 from market_data_pipeline.streaming.kafka_partition import Backlog, PartitionReading, Round
 from market_data_pipeline.streaming.kafka_reading import Fetched, KafkaReader, fetch
-from market_data_pipeline.streaming.kafka_topics import Topics
+from market_data_pipeline.streaming.kafka_topic_id import topic_id
 
 LONGEST_WAIT_MS: Final = 200
 """How long one fetch waits for records: also how long a partition that joins in may wait for the fetch under way."""
+SURE_NS: Final = 1_000_000_000
+"""A topic that is deleted fails the fetch that is under way. Where none was for so long, it may be another one now."""
 READ_AHEAD: Final = 2
 """Fetches of a partition that may wait for the caller."""
 
@@ -41,7 +43,7 @@ class KafkaConsumer(Consumer):
         self,
         link: KafkaLink,
         topic: str,
-        topics: Topics,
+        count: Callable[[], Any],
         membership: Callable[[int], Membership],
         deletions: Deletions,
         *,
@@ -51,9 +53,9 @@ class KafkaConsumer(Consumer):
         self.topic = topic
         self._link = link
         self._reader = KafkaReader(link)
-        self._topics = topics
+        self._count = count
         self._topic_id = ""
-        self._doubtful = False
+        self._answered: dict[int, int] = {}
         self._make_membership = membership
         self._deletions = deletions
         self._gone: dict[int, frozenset[Offset]] = {}
@@ -79,8 +81,6 @@ class KafkaConsumer(Consumer):
             if not (out.assigned or out.revoking or out.lost):
                 group.check()
                 await self._harvest(idle)
-                if self._doubtful and self._topic_id:
-                    await self._check_topic()
                 self._start(wait_ms)
             out.deliveries = self._take(group.owned.held)
             left = deadline - loop.time()
@@ -159,8 +159,8 @@ class KafkaConsumer(Consumer):
             await self._marking.tell(list(self._owned.values()))
 
     async def _join(self) -> Membership:
-        self._topic_id = await self._topics.topic_id(self.topic)
-        group = self._make_membership(await self._topics.existing(self.topic))
+        self._topic_id = await topic_id(self._link, self.topic)
+        group = self._make_membership(await self._count())
         try:
             await group.start()
         except BaseException:
@@ -231,24 +231,27 @@ class KafkaConsumer(Consumer):
         # A broker fills its answer in the order asked.
         turn = self._clock.monotonic() % len(partitions)
         wanted = {p.number: p.cursor for p in partitions[turn:] + partitions[:turn]}
+        if self._topic_id and self._clock.monotonic() - self._answered.get(node, 0) > SURE_NS:
+            await self._check_topic(node)
         began = self._clock.monotonic()
-        return await fetch(self._link, node, self.topic, wanted, wait_ms=wait_ms, began=began)
+        found = await fetch(self._link, node, self.topic, wanted, wait_ms=wait_ms, began=began)
+        self._answered[node] = self._clock.monotonic()
+        return found
 
-    async def _check_topic(self) -> None:
-        """See that the topic is still the one that it was when this member joined: records have no mark of theirs.
+    async def _check_topic(self, node: int) -> None:
+        """See that ``node`` has the topic that there was when this member joined: a fetch names it, and not its id.
 
         Raises:
-            BusUnavailable: there is none.
+            BusUnavailable: it knows no such topic.
             BusError: it is another one.
         """
-        found = await self._topics.topic_id(self.topic)
+        found = await topic_id(self._link, self.topic, node)
         if not found:
             raise BusUnavailable(f"topic {self.topic} is not known in Kafka at {self._link.where} any more")
         if found != self._topic_id:
             raise BusError(
                 f"topic {self.topic} was deleted and made anew while it was read: take another bus.redis.consumer_group"
             )
-        self._doubtful = False
 
     async def _harvest(self, idle: dict[int, int]) -> None:
         """Make ready what fetches brought."""
@@ -257,7 +260,7 @@ class KafkaConsumer(Consumer):
             try:
                 found = {fetched.partition: fetched for fetched in await done.task}
             except BusError:
-                self._doubtful = True
+                self._answered.clear()
                 raise
             for p in filter(done.valid, done.generations):
                 fetched = found.get(p.number)

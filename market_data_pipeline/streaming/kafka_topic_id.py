@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import uuid
 from io import BytesIO
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -19,6 +19,10 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
+from market_data_pipeline.streaming.kafka_link import KafkaLink
+
+_NONE: Final = uuid.UUID(int=0)
+
 
 class Uuid(AbstractType[uuid.UUID]):
     """16 bytes."""
@@ -30,11 +34,6 @@ class Uuid(AbstractType[uuid.UUID]):
     @classmethod
     def decode(cls, data: BytesIO) -> uuid.UUID:
         return uuid.UUID(bytes=data.read(16))
-
-
-def text(topic_id: uuid.UUID) -> str:
-    """As Kafka's own tools show it; empty for that of a topic without one."""
-    return base64.urlsafe_b64encode(topic_id.bytes).decode().rstrip("=") if topic_id.int else ""
 
 
 class MetadataResponse_v10(Response):  # noqa: N801 - as aiokafka names them
@@ -109,4 +108,18 @@ class TopicIdRequest(Request[MetadataRequest_v10]):
         self._topic = topic
 
     def build(self, request_struct_class: type[MetadataRequest_v10]) -> Any:
-        return request_struct_class([(uuid.UUID(int=0), self._topic, {})], False, False, False, {})
+        return request_struct_class([(_NONE, self._topic, {})], False, False, False, {})
+
+
+async def topic_id(link: KafkaLink, topic: str, node: int | None = None) -> str:
+    """The id of ``topic`` as the broker ``node`` knows it, or any, and as Kafka's own tools show it.
+
+    Empty when there is no such topic, and from brokers before 2.8.
+    """
+    request = TopicIdRequest(topic)
+    try:
+        metadata = await (link.ask(request) if node is None else link.send(node, request))
+    except NotImplementedError:
+        return ""
+    found = {name: each for code, name, each, *_ in metadata.topics if not code}.get(topic, _NONE)
+    return "" if found == _NONE else base64.urlsafe_b64encode(found.bytes).decode().rstrip("=")

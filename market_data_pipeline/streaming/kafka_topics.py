@@ -12,7 +12,6 @@ from aiokafka.protocol.metadata import MetadataRequest
 from market_data_core.errors import BusError, BusUnavailable
 from market_data_pipeline.streaming.kafka_errors import check
 from market_data_pipeline.streaming.kafka_link import TIMEOUT, KafkaLink
-from market_data_pipeline.streaming.kafka_topic_id import TopicIdRequest, text
 from market_data_pipeline.streaming.partitions import check_clash, check_partitions, check_topic
 
 LARGEST_BATCH: Final = 16 << 20
@@ -89,15 +88,6 @@ class Topics:
         if not count:
             raise BusError(f"there is no topic {topic} in Kafka at {self._link.where}: create it first")
         return count
-
-    async def topic_id(self, topic: str) -> str:
-        """As ``kafka-topics --describe`` shows it; empty when there is no such topic, and from brokers before 2.8."""
-        try:
-            metadata = await self._link.ask(TopicIdRequest(check_topic(topic)))
-        except NotImplementedError:
-            return ""
-        found = {name: topic_id for code, name, topic_id, *_ in metadata.topics if not code}
-        return text(found[topic]) if topic in found else ""
 
     async def all(self) -> dict[str, int]:
         """Every topic but Kafka's own and ours for ourselves, with its partitions, by name."""

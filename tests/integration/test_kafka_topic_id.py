@@ -98,6 +98,28 @@ async def test_positions_from_before_ids_were_kept_are_used(bus: Bus, store: Sto
     assert claim.topic_id == await bus.topic_id(TOPIC)
 
 
+async def test_who_pauses_while_it_is_made_anew_is_told(server: KafkaServer, bus: Bus) -> None:
+    await bus.ensure_topic(TOPIC, 1)
+    await publish(bus, events(0, 10))
+    async with bus.consumer(TOPIC, "g", "m") as member:
+
+        async def read() -> bool:
+            poll = await member.poll(0.1)
+            for partition in poll.assigned:
+                await member.seek(partition, None)
+            return bool(poll.deliveries)
+
+        await until(read)
+        member.pause(0)
+        await member.poll(1.5)
+        await made_anew(server)
+        async with open_bus("kafka", server.bootstrap) as other:
+            await publish(other, events(1000, 100))
+        member.resume(0)
+        with pytest.raises(BusError, match=r"made anew while it was read"):
+            await until(read, seconds=5)
+
+
 async def test_who_reads_while_it_is_made_anew_ends(
     server: KafkaServer, bus: Bus, store: StoreClient
 ) -> None:
