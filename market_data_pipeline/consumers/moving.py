@@ -23,6 +23,7 @@ from market_data_core.frames import encode_bars, encode_end_of_lane
 from market_data_core.protocols import Claim
 from market_data_pipeline.consumers import carrying
 from market_data_pipeline.consumers.drained import ends
+from market_data_pipeline.consumers.offsets import check_topic_id
 from market_data_pipeline.streaming.bus import Bus, Offset, Record
 from market_data_pipeline.streaming.repartition import TopicSwitch
 from market_data_store.client import StoreClient
@@ -102,11 +103,16 @@ class Moving(ABC):
 
         Raises:
             BusError: they are in use, or were moved halfway to somewhere else. Nothing was changed.
+            ConfigError: the positions in the store are of another topic of that name.
             Fenced: somebody came in between: see to it, and run this again.
         """
         found = [t for name in self._names if (t := await self._look(name)) is not None]
         if not found:
             return []
+        for t in found:
+            topic_id = await self._source.topic_id(t.switch.topic)
+            for claim in t.claims:
+                check_topic_id(claim, topic_id)
         obstacle = await self.obstacle()
         if obstacle:
             raise BusError(obstacle)

@@ -86,6 +86,21 @@ async def bars_on(bus: Bus) -> int:
     return sum(len(decode_bars(record.value)) for records in found for record in records)
 
 
+async def test_a_topic_that_was_made_anew_does_not_move(
+    redis: Bus, kafka: Bus, kafka_server: KafkaServer, store: StoreClient
+) -> None:
+    await kafka.ensure_topic(TOPIC, 2)
+    await work(kafka, store, EVENTS[:TO_KAFKA])
+    before = await store.claims(TOPIC)
+    await delete_topics(kafka_server, [TOPIC])
+    async with open_bus("kafka", kafka_server.bootstrap) as again:
+        await again.ensure_topic(TOPIC, 2)
+        await publish(again, EVENTS[:TO_KAFKA])
+        with pytest.raises(ConfigError, match=r"another topic t\.events"):
+            await migrate(again, redis, store)
+    assert await store.claims(TOPIC) == before
+
+
 async def test_there_and_back(redis: Bus, kafka: Bus, store: StoreClient) -> None:
     partitions = await kafka.ensure_topic(TOPIC, 4)
     await work(redis, store, EVENTS[:TO_KAFKA])
