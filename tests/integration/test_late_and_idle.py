@@ -116,8 +116,8 @@ async def test_the_last_window_of_a_quiet_symbol_is_stored_by_the_clock(bus: Bus
     took = time.time_ns() - (max(start for _, _, start in want) + WINDOW + SETTINGS.windows.allow_late_ns)
     assert_equal(await stored(store), want)
     assert took > 0, "a window was closed before its time"
-    # The rest of the second is for a busy machine; the exact bound is tried with a clock by hand below.
-    assert took < SETTINGS.flush_timeout_ns + SECOND
+    # The seconds are for a busy machine; the exact bound is tried with a clock by hand below.
+    assert took < SETTINGS.flush_timeout_ns + 5 * SECOND
 
 
 def test_the_clock_closes_a_quiet_window_no_sooner_and_no_later() -> None:

