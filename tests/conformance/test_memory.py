@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from market_data_pipeline.streaming.memory_bus import MemoryBus, _brokers
+from market_data_pipeline.streaming.memory_bus import MemoryBus
 from tests.conformance.delivery import DeliverySuite
 from tests.conformance.harness import Capabilities, Harness
 from tests.conformance.members import Link
@@ -39,7 +39,7 @@ class MemoryHarness(Harness):
         return link
 
     async def remove(self, topic: str) -> None:
-        del _brokers[f"memory://{self.stem}"].topics[topic]
+        MemoryBus(f"memory://{self.stem}").remove(topic)
 
 
 @pytest.fixture
