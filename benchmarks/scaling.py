@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 WORKERS: Final = (1, 2, 4)
 SYMBOLS: Final = 1000
 """So many that the partitions are about even."""
+TIMES: Final = 4
+"""What others measure with is too little: a run of half a second says what it costs to wake a worker up."""
 _ROWS: Final = 4096
 _DONE: Final = "SELECT count(*) >= %s FROM bars_ohlcv WHERE ts <= to_timestamp(%s)"
 
@@ -51,7 +53,7 @@ def by_workers(servers: Servers, size: Size, console: Console) -> Report:
         "scaling",
         f"Workers on {PARTITIONS} partitions, {SYMBOLS:,} symbols, 2 s windows; CPU of all together",
     )
-    loads = {"JSON": load("json", size.singles), "frames": load("frame", size.framed)}
+    loads = {"JSON": load("json", size.singles * TIMES), "frames": load("frame", size.framed * TIMES)}
     with buses(servers) as both:
         contenders: dict[str, Contender] = {
             _label(bus, codec, workers): partial(_measured, servers, bus, loads[codec], workers)
