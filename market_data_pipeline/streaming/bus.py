@@ -199,7 +199,10 @@ class Bus(ABC):
     async def topic_id(self, topic: str) -> str:
         """What tells ``topic`` from another of its name, on another server or made anew after it was deleted.
 
-        Empty, as here, for a driver whose offsets go on growing then; and where a server has none.
+        Empty, as here, for a driver whose offsets go on growing then; and where a server gives none.
+
+        Raises:
+            BusUnavailable: the server gives one, and knows no such topic now.
         """
         return ""
 

@@ -15,7 +15,7 @@ import structlog
 
 from market_data_core.clock import Clock
 from market_data_core.ending import end
-from market_data_core.errors import BusError, BusUnavailable
+from market_data_core.errors import BusError
 from market_data_pipeline.streaming.bus import Consumer, Delivery, Offset, Poll
 from market_data_pipeline.streaming.kafka_deletions import Deletions
 from market_data_pipeline.streaming.kafka_group import Membership
@@ -159,8 +159,8 @@ class KafkaConsumer(Consumer):
             await self._marking.tell(list(self._owned.values()))
 
     async def _join(self) -> Membership:
-        self._topic_id = await topic_id(self._link, self.topic)
         group = self._make_membership(await self._count())
+        self._topic_id = await topic_id(self._link, self.topic)
         try:
             await group.start()
         except BaseException:
@@ -245,10 +245,7 @@ class KafkaConsumer(Consumer):
             BusUnavailable: it knows no such topic.
             BusError: it is another one.
         """
-        found = await topic_id(self._link, self.topic, node)
-        if not found:
-            raise BusUnavailable(f"topic {self.topic} is not known in Kafka at {self._link.where} any more")
-        if found != self._topic_id:
+        if await topic_id(self._link, self.topic, node) != self._topic_id:
             raise BusError(
                 f"topic {self.topic} was deleted and made anew while it was read: take another bus.redis.consumer_group"
             )

@@ -7,6 +7,7 @@ import uuid
 from io import BytesIO
 from typing import Any, Final
 
+from aiokafka import errors as kafka
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -19,6 +20,8 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
+from market_data_core.errors import BusUnavailable
+from market_data_pipeline.streaming.kafka_errors import check
 from market_data_pipeline.streaming.kafka_link import KafkaLink
 
 _NONE: Final = uuid.UUID(int=0)
@@ -112,14 +115,22 @@ class TopicIdRequest(Request[MetadataRequest_v10]):
 
 
 async def topic_id(link: KafkaLink, topic: str, node: int | None = None) -> str:
-    """The id of ``topic`` as the broker ``node`` knows it, or any, and as Kafka's own tools show it.
+    """The id of ``topic`` as the broker ``node`` knows it, or any, and as Kafka's own tools show it. Empty from brokers
+    before 2.8, which give none.
 
-    Empty when there is no such topic, and from brokers before 2.8.
+    Raises:
+        BusUnavailable: the broker knows no such topic, which may be so for a moment when it has come back.
     """
     request = TopicIdRequest(topic)
     try:
         metadata = await (link.ask(request) if node is None else link.send(node, request))
     except NotImplementedError:
         return ""
-    found = {name: each for code, name, each, *_ in metadata.topics if not code}.get(topic, _NONE)
-    return "" if found == _NONE else base64.urlsafe_b64encode(found.bytes).decode().rstrip("=")
+    ((code, _, found, *_),) = metadata.topics
+    if code == kafka.UnknownTopicOrPartitionError.errno:
+        raise BusUnavailable(f"topic {topic} is not known in Kafka at {link.where}")
+    if found != _NONE:
+        return base64.urlsafe_b64encode(found.bytes).decode().rstrip("=")
+    with link.translated():
+        check(code, topic)
+    return ""
