@@ -6,8 +6,10 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +51,23 @@ def cached(name: str) -> Iterator[tuple[Path, Path | None]]:
         scratch.mkdir()
         yield folder, scratch
         scratch.rename(folder)
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP, and wait until every thread stands: one that runs on another core may still answer somebody."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + 10
+    while not all(_state(task) in "TZX" for task in Path(f"/proc/{pid}/task").iterdir()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {pid} does not stand still")
+        time.sleep(0.001)
+
+
+def _state(task: Path) -> str:
+    try:
+        return (task / "stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
 
 
 def install(command: Sequence[str], cwd: Path, what: str) -> None:

@@ -20,7 +20,7 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from tenacity import AsyncRetrying, stop_after_delay, wait_fixed
 
-from tests.servers import ServerMissing, cache_folder, cached, install
+from tests.servers import ServerMissing, cache_folder, cached, freeze, install
 
 _SOURCE = Path(__file__).parent / "kafka"
 _CLUSTER: Final = "bWRwLXRlc3RzLWthZmthMQ"
@@ -167,8 +167,7 @@ class KafkaServer:
 
     def freeze(self) -> None:
         """Stop the process without ending it, until :meth:`thaw`."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         assert self._process is not None

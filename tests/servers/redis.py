@@ -20,7 +20,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.servers import ServerMissing, free_port
+from tests.servers import ServerMissing, free_port, freeze
 
 VERSIONS: Final = ("6.2", "7")
 
@@ -136,7 +136,7 @@ class RedisServer:
     def freeze(self) -> None:
         """Stop the process without ending it, until :meth:`thaw`."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze(self._process.pid)
 
     def thaw(self) -> None:
         assert self._process is not None
