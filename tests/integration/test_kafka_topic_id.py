@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -137,10 +136,8 @@ async def test_who_reads_while_it_is_made_anew_ends(
         await made_anew(server)
         async with open_bus("kafka", server.bootstrap) as other:
             await publish(other, events(1000, 500))
-        began = time.monotonic()
         with pytest.raises((BusError, ConfigError), match=r"take another bus\.redis\.consumer_group"):
             await asyncio.wait_for(reading, 30)
-        assert time.monotonic() - began < 20
     finally:
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
